@@ -1,0 +1,1 @@
+"""What two processes of Millrace must agree on, and nothing else."""
