@@ -1,0 +1,44 @@
+"""The worker's settings. Names and defaults follow SGLang where it has them."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Worker: the engine."""
+
+    model_path: Annotated[str, Meta(description="A folder, a hub name, or `demo`", extra={"aliases": ["--model"]})] = (
+        "demo"
+    )
+    revision: Annotated[str, Meta(description="Revision of a model on the hub")] = ""
+    served_model_name: Annotated[str | None, Meta(description="Name in the API; the model path if unset")] = None
+    context_length: (
+        Annotated[int, Meta(ge=1, description="Longest sequence in tokens; the model's own if unset")] | None
+    ) = None
+    device: Annotated[Literal["auto", "cpu", "cuda"], Meta(description="Where the model runs")] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float16", "bfloat16", "float32", "float64", "half", "float"],
+        Meta(description="Precision; auto is the checkpoint's own on CUDA and float32 on a CPU"),
+    ] = "auto"
+    page_size: Annotated[int, Meta(ge=1, description="Tokens per page of the KV cache")] = 16
+    mem_fraction_static: Annotated[
+        float, Meta(gt=0, lt=1, description="Share of device memory for weights and KV cache")
+    ] = 0.87
+    max_total_tokens: (
+        Annotated[int, Meta(ge=1, description="Tokens in the KV cache; from free memory if unset")] | None
+    ) = None
+    max_running_requests: Annotated[int, Meta(ge=1, description="Sequences that run at the same time")] = 256
+    chunked_prefill_size: Annotated[int, Meta(description="Prompt tokens per step, at most; -1 turns chunking off")] = (
+        8192
+    )
+    disable_radix_cache: Annotated[bool, Meta(description="Do not reuse the KV cache of equal prefixes")] = False
+    decode_log_interval: Annotated[int, Meta(ge=1, description="Decode steps per log line")] = 40
+    step_timeout: Annotated[float, Meta(gt=0, description="Seconds after which a step counts as hung")] = 60.0
+    num_threads: Annotated[int, Meta(ge=1, description="CPU threads; torch's default if unset")] | None = None
+
+    @property
+    def model_name(self) -> str:
+        """The served name."""
+        return self.served_model_name or self.model_path

@@ -1,0 +1,119 @@
+"""The life of one process: connect, ready, drain on SIGTERM, leave. The same for every stage."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import uvloop
+
+from wire import subjects
+from wire.messages import InstanceState, Peer, Stage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Instance:
+    """Who this process is. `epoch` rises when it fences itself; `state` changes by `serve` alone."""
+
+    stage: Stage
+    served_model_name: str
+    instance_id: str = ""
+    epoch: int = 1
+    state: InstanceState = InstanceState.STARTING
+    started_ns: int = field(default_factory=time.time_ns)
+
+    def __post_init__(self) -> None:
+        self.instance_id = self.instance_id or subjects.new_instance_id(self.stage)
+
+    @property
+    def peer(self) -> Peer:
+        """This life of this process."""
+        return Peer(self.instance_id, self.epoch)
+
+    @property
+    def model_key(self) -> str:
+        """The part of a subject that names the served model."""
+        return subjects.model_key(self.served_model_name)
+
+
+class Service(Protocol):
+    """What a stage does between its first and its last breath."""
+
+    async def start(self) -> None:
+        """Subscribes and loads; on return the instance can work."""
+
+    async def announce(self) -> None:
+        """Tells the others of a change of state."""
+
+    async def drain(self) -> None:
+        """Takes no new work; finishes what it holds, or hands it back, within the service's own timeout."""
+
+    async def close(self) -> None:
+        """Lets go of everything."""
+
+
+async def serve(instance: Instance, service: Service, *, exit_on_stdin_eof: bool = False) -> None:
+    """Runs a service until SIGTERM or SIGINT, then drains it. A second signal ends the process at once.
+
+    With `exit_on_stdin_eof` the end of standard input counts as SIGTERM, so that a parent's death is noticed.
+    """
+    stop = _stop_on_signals(exit_on_stdin_eof)
+    try:
+        await service.start()
+        await _enter(instance, service, InstanceState.READY)
+        await stop.wait()
+        await _enter(instance, service, InstanceState.DRAINING)
+        await service.drain()
+        await _enter(instance, service, InstanceState.LEAVING)
+    finally:
+        await service.close()
+
+
+async def _enter(instance: Instance, service: Service, state: InstanceState) -> None:
+    instance.state = state
+    await service.announce()
+    log.info("%s is %s", instance.instance_id, state.value)
+
+
+def _stop_on_signals(exit_on_stdin_eof: bool) -> asyncio.Event:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def request_stop() -> None:
+        if stop.is_set():
+            log.warning("second signal: leaving without draining")
+            sys.exit(1)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, request_stop)
+    if exit_on_stdin_eof:
+        loop.add_reader(sys.stdin.fileno(), _stop_at_eof(loop, stop))
+    return stop
+
+
+def _stop_at_eof(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> Callable[[], None]:
+    descriptor = sys.stdin.fileno()
+
+    def on_readable() -> None:
+        if not os.read(descriptor, 4096):
+            loop.remove_reader(descriptor)
+            stop.set()
+
+    return on_readable
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Runs a stage's main coroutine on uvloop; a broker that cannot be reached is one line and exit status 1."""
+    try:
+        uvloop.run(main)
+    except ConnectionError as error:
+        log.error("%s", error)  # the message says it all
+        sys.exit(1)

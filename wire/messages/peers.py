@@ -1,0 +1,62 @@
+"""Who is there: instances, their state and their load."""
+
+import enum
+
+import msgspec
+
+
+class Stage(enum.StrEnum):
+    """The four stages of the pipeline, as they are named in subjects and on the command line."""
+
+    GATEWAY = "gateway"
+    TOKENIZER = "tokenizer"
+    WORKER = "worker"
+    DETOKENIZER = "detokenizer"
+
+
+class InstanceState(enum.StrEnum):
+    """Only a `ready` instance is given new work."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    LEAVING = "leaving"
+
+
+class Peer(msgspec.Struct, frozen=True, array_like=True):
+    """One life of one process. `instance_id` is random per process start; `epoch` rises when it fenced itself."""
+
+    instance_id: str
+    epoch: int
+
+
+class Heartbeat(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+    """Every 500 ms and on every change of state, from every instance to all.
+
+    `backlog_s` is the instance's own estimate of how long new work waits for it, in seconds. `step_age_s` is the
+    age of the engine step in progress; 0 when the engine is idle.
+    """
+
+    stage: Stage
+    peer: Peer
+    state: InstanceState
+    served_model_name: str
+    wire_level: int
+    num_running: int = 0
+    num_waiting: int = 0
+    backlog_s: float = 0.0
+    model_fingerprint: str = ""
+    context_length: int = 0
+    num_pages_used: int = 0
+    num_pages_total: int = 0
+    page_size: int = 0
+    step: int = 0
+    step_age_s: float = 0.0
+    num_states: int = 0
+    counters: dict[str, int] = {}
+
+
+class PresenceProbe(msgspec.Struct, frozen=True, tag=True):
+    """Asks every instance for a heartbeat at once."""
+
+    sender: Peer

@@ -1,0 +1,32 @@
+"""Prometheus metrics of one process: the registry, the counters of the bus, and an optional page of its own."""
+
+from prometheus_client import CollectorRegistry, Counter, start_http_server
+
+
+class BusMetrics:
+    """What went wrong on the bus without harming anybody; each is counted, none is silent."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.undecodable = Counter(
+            "millrace_bus_undecodable_messages",
+            "Messages dropped because they did not decode",
+            registry=registry,
+        )
+        self.discarded = Counter(
+            "millrace_bus_discarded_messages",
+            "Messages not published because the connection was down",
+            registry=registry,
+        )
+        self.slow_consumer = Counter(
+            "millrace_bus_slow_consumer_drops",
+            "Messages dropped by the client because a subscription was behind",
+            registry=registry,
+        )
+        self.handler_errors = Counter("millrace_bus_handler_errors", "Messages whose handler raised", registry=registry)
+        self.reconnects = Counter("millrace_bus_reconnects", "Times the connection came back", registry=registry)
+
+
+def serve_metrics(registry: CollectorRegistry, port: int) -> None:
+    """Serves the registry at `http://0.0.0.0:{port}/metrics` from a daemon thread; port 0 means off."""
+    if port:
+        start_http_server(port, registry=registry)

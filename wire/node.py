@@ -1,0 +1,59 @@
+"""What every stage's composition root builds first: identity, connections, members, metrics, tracing."""
+
+import logging
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+
+from wire.bus import Bus
+from wire.lifecycle import Instance
+from wire.logs import configure_logging
+from wire.messages import Heartbeat, Stage
+from wire.metrics import BusMetrics, serve_metrics
+from wire.presence import MemberTable, Presence
+from wire.settings import CommonSettings
+from wire.telemetry import Tracing
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One process in the pipeline. Data travels on `data`; presence, aborts and acknowledgements on `control`, so
+    that neither starves the other."""
+
+    instance: Instance
+    data: Bus
+    control: Bus
+    members: MemberTable
+    registry: CollectorRegistry
+    tracing: Tracing
+
+    @classmethod
+    async def connect(cls, common: CommonSettings, stage: Stage, served_model_name: str) -> "Node":
+        """Connects to the broker; raises ConnectionError if there is none."""
+        configure_logging(common.log_level)
+        instance = Instance(stage, served_model_name)
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry, platform=platform)
+        metrics = BusMetrics(registry)
+        options = common.bus_options()
+        data = await Bus.connect(options, instance.instance_id, metrics)
+        control = await Bus.connect(options, f"{instance.instance_id}-control", metrics)
+        serve_metrics(registry, common.metrics_port)
+        tracing = Tracing(common.otlp_endpoint, common.trace_sample_ratio, stage, instance.instance_id)
+        members = MemberTable(common.heartbeat_timeout)
+        return cls(instance, data, control, members, registry, tracing)
+
+    def presence(self, describe: Callable[[], Heartbeat]) -> Presence:
+        """The heartbeats of this process; `describe` gives the one of this moment."""
+        return Presence(self.control, self.members, describe)
+
+    async def close(self) -> None:
+        """Closes both connections and exports the last spans."""
+        await self.data.close()
+        await self.control.close()
+        self.tracing.shutdown()
