@@ -18,10 +18,10 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     api_key: Annotated[
         str, Meta(description="Key that clients must send as a bearer token", extra={"secret": True})
     ] = ""
-    max_queued_requests: Annotated[
-        int | None,
-        Meta(ge=0, description="Waiting requests beyond which a new one gets 429; unlimited if unset"),
-    ] = None
+    max_queued_requests: (
+        Annotated[int, Meta(ge=0, description="Waiting requests beyond which a new one gets 429; unlimited if unset")]
+        | None
+    ) = None
     max_request_bytes: Annotated[int, Meta(ge=1024, description="Largest HTTP body, in bytes")] = 32 * 2**20
     max_logprobs: Annotated[int, Meta(ge=0, description="Most alternatives per token that a client may ask for")] = 20
     client_timeout: Annotated[
