@@ -1,7 +1,6 @@
 """What every stage's composition root builds first: identity, connections, members, metrics, tracing."""
 
 import logging
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,7 +37,7 @@ class Node:
         instance = Instance(stage, served_model_name)
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry, platform=platform)
+        PlatformCollector(registry=registry)
         metrics = BusMetrics(registry)
         options = common.bus_options()
         data = await Bus.connect(options, instance.instance_id, metrics)
