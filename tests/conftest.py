@@ -1,0 +1,54 @@
+"""Fixtures that every suite may use."""
+
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from launcher.nats import ANY_PORT, ReadyDetector, config_text, find_nats_server
+
+
+@contextmanager
+def running_nats_server(folder: Path, port: int = ANY_PORT) -> Iterator[str]:
+    """A real nats-server, configured as the launcher does; yields its URL. It never outlives the test run."""
+    config = folder / "nats.conf"
+    config.write_text(config_text(port), encoding="utf-8")
+    with subprocess.Popen(
+        [sys.executable, "-m", "launcher.guard", str(find_nats_server()), "-c", str(config)],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stderr is not None
+        ready = _wait_until_ready(server.stderr)
+        # Whatever it logs from here on must be read, else it blocks once the pipe is full.
+        reader = threading.Thread(target=deque, args=(server.stderr, 0))
+        reader.start()
+        try:
+            yield f"nats://127.0.0.1:{ready}"
+        finally:
+            server.terminate()
+            reader.join()
+
+
+def _wait_until_ready(log: IO[str]) -> int:
+    ready = ReadyDetector()
+    lines = []
+    for line in log:
+        lines.append(line)
+        if ready.feed(line) and ready.port is not None:
+            return ready.port
+    raise AssertionError("nats-server did not start:\n" + "".join(lines))
+
+
+@pytest.fixture(scope="session")
+def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One nats-server for the whole run; subjects must not clash, so use a model name or an instance id of your own."""
+    with running_nats_server(tmp_path_factory.mktemp("nats")) as url:
+        yield url
