@@ -1,6 +1,8 @@
 """Prometheus metrics of one process: the registry, the counters of the bus, and an optional page of its own."""
 
-from prometheus_client import CollectorRegistry, Counter, start_http_server
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 
 class BusMetrics:
@@ -24,6 +26,12 @@ class BusMetrics:
         )
         self.handler_errors = Counter("millrace_bus_handler_errors", "Messages whose handler raised", registry=registry)
         self.reconnects = Counter("millrace_bus_reconnects", "Times the connection came back", registry=registry)
+
+
+def report_readiness(registry: CollectorRegistry, is_ready: Callable[[], bool]) -> None:
+    """Shows whether this instance takes work, for health checks: the page is served before the model is loaded."""
+    gauge = Gauge("millrace_instance_ready", "1 while the instance takes new work", registry=registry)
+    gauge.set_function(lambda: float(is_ready()))
 
 
 def serve_metrics(registry: CollectorRegistry, port: int) -> None:

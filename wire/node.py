@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from wire.bus import Bus
 from wire.lifecycle import Instance
 from wire.logs import configure_logging
-from wire.messages import Heartbeat, Stage
-from wire.metrics import BusMetrics, serve_metrics
+from wire.messages import Heartbeat, InstanceState, Stage
+from wire.metrics import BusMetrics, report_readiness, serve_metrics
 from wire.presence import MemberTable, Presence
 from wire.settings import CommonSettings
 from wire.telemetry import Tracing
@@ -42,6 +42,7 @@ class Node:
         options = common.bus_options()
         data = await Bus.connect(options, instance.instance_id, metrics)
         control = await Bus.connect(options, f"{instance.instance_id}-control", metrics)
+        report_readiness(registry, lambda: instance.state is InstanceState.READY)
         serve_metrics(registry, common.metrics_port)
         tracing = Tracing(common.otlp_endpoint, common.trace_sample_ratio, stage, instance.instance_id)
         members = MemberTable(common.heartbeat_timeout)
