@@ -1,0 +1,90 @@
+"""The engine: sequences in, steps, tokens out. Knows no bus and no threads."""
+
+from typing import Protocol
+
+from gpu_worker.scheduling.admission import AdmissionLimits
+from gpu_worker.scheduling.batch import Batch, SampledTokens, StepResult
+from gpu_worker.scheduling.residency import Residency
+from gpu_worker.scheduling.scheduler import Scheduler
+from gpu_worker.scheduling.sequence import GenerationRequest, Sequence, new_sequences
+
+
+class Runner(Protocol):
+    """What executes a batch: the model, or in tests an arithmetic rule."""
+
+    def execute(self, batch: Batch) -> SampledTokens:
+        """One id for each sequence of the batch that samples, in order."""
+        ...
+
+
+class Engine:
+    """Owns all sequences of a worker. Everything here runs in one thread."""
+
+    def __init__(self, scheduler: Scheduler, runner: Runner, residency: Residency, limits: AdmissionLimits) -> None:
+        self.limits = limits
+        self._scheduler = scheduler
+        self._runner = runner
+        self._residency = residency
+        self._batch: Batch | None = None
+
+    @property
+    def has_work(self) -> bool:
+        return self._scheduler.has_work
+
+    def step(self) -> StepResult:
+        """Run what is due, and say what came of it."""
+        self._batch = None
+        self._batch = batch = self._scheduler.schedule()
+        sampled = self._runner.execute(batch)
+        return self._scheduler.commit(batch, sampled)
+
+    def fail_step(self, error: Exception) -> StepResult:
+        """After `step` has raised: end the sequences that were in it, so that the others can go on.
+
+        If not even a batch was made, every sequence is suspect.
+        """
+        suspects = self.running() + self.waiting()
+        if self._batch is not None:
+            suspects = [scheduled.sequence for scheduled in self._batch.scheduled]
+        return self._scheduler.fail(suspects, f"{type(error).__name__}: {error}")
+
+    def add(self, request: GenerationRequest) -> list[Sequence]:
+        """Queue the sequences of a request. Raises `RequestRefusedError` for what can never be served."""
+        self.limits.check(request)
+        sequences = new_sequences(request, self.limits.max_new_tokens, self._scheduler.now_ns())
+        for sequence in sequences:
+            self._scheduler.add(sequence)
+        return sequences
+
+    def abort(self, key: int, choice: int | None = None) -> int:
+        """End the sequences of a request, or only one choice; the next step reports them. Returns how many."""
+        return self._scheduler.abort(key, choice)
+
+    def flush_prefix_cache(self) -> bool:
+        """Forget all cached prefixes; refused, with False, while there are sequences."""
+        if self._scheduler.has_sequences:
+            return False
+        self._residency.cache.clear()
+        return True
+
+    def waiting(self) -> list[Sequence]:
+        """The queue, in order. Any thread may ask."""
+        return self._scheduler.waiting()
+
+    def running(self) -> list[Sequence]:
+        """The running sequences. Any thread may ask."""
+        return self._scheduler.running()
+
+    @property
+    def num_pages(self) -> int:
+        return self._residency.pool.num_pages
+
+    @property
+    def num_used_pages(self) -> int:
+        """Pages that sequences hold."""
+        return self._residency.pool.num_used
+
+    @property
+    def num_cached_pages(self) -> int:
+        """Pages that only the prefix cache keeps."""
+        return self._residency.pool.num_cached

@@ -1,0 +1,79 @@
+"""Turns a batch of sequences into the tensors of one forward pass."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gpu_worker.models.forward_inputs import ForwardInputs
+from gpu_worker.scheduling.batch import Batch, ScheduledSequence
+from gpu_worker.scheduling.sequence import Sequence
+
+Ints = npt.NDArray[np.int64]
+
+
+def build_forward_inputs(batch: Batch, page_size: int, device: torch.device) -> ForwardInputs:
+    """Token ids, positions, slots and page tables of a batch that the scheduler made."""
+    decodes, chunks = batch.scheduled[: batch.num_decodes], batch.scheduled[batch.num_decodes :]
+    columns = _decode_columns(decodes, page_size)
+    if chunks:
+        columns = np.concatenate([columns, *(_chunk_columns(c, page_size) for c in chunks)], axis=1)
+    sequences = [scheduled.sequence for scheduled in batch.scheduled]
+    decode_lens = [s.num_tokens for s in sequences[: batch.num_decodes]]
+    chunk_lens = [scheduled.num_scheduled_tokens for scheduled in chunks]
+    context_lens = [c.sequence.num_computed_tokens + c.num_scheduled_tokens for c in chunks]
+    token_ids, positions, slots = torch.from_numpy(columns).to(device).unbind()
+    return ForwardInputs(
+        token_ids=token_ids,
+        positions=positions,
+        slot_mapping=slots,
+        page_tables=torch.from_numpy(_page_tables(sequences)).to(device),
+        context_lens=torch.tensor(decode_lens + context_lens, device=device),
+        num_decodes=batch.num_decodes,
+        max_decode_context_len=max(decode_lens, default=0),
+        chunk_lens=chunk_lens,
+        chunk_context_lens=context_lens,
+        logit_rows=_logit_rows(batch, device) if chunks else None,
+    )
+
+
+def _decode_columns(decodes: Iterable[ScheduledSequence], page_size: int) -> Ints:
+    """Ids, positions and slots, [3, num_decodes], of the last token of each sequence."""
+    token_ids, positions, slots = [], [], []
+    for scheduled in decodes:
+        sequence = scheduled.sequence
+        position = sequence.num_computed_tokens
+        token_ids.append(sequence.token_ids[position])
+        positions.append(position)
+        slots.append(sequence.page_table[position // page_size] * page_size + position % page_size)
+    return np.array((token_ids, positions, slots), dtype=np.int64)
+
+
+def _chunk_columns(scheduled: ScheduledSequence, page_size: int) -> Ints:
+    """The same of the next uncomputed tokens of one sequence, [3, num_scheduled_tokens]."""
+    sequence, start = scheduled.sequence, scheduled.sequence.num_computed_tokens
+    stop = start + scheduled.num_scheduled_tokens
+    positions = np.arange(start, stop)
+    pages = np.array(sequence.page_table, dtype=np.int64)[positions // page_size]
+    token_ids = np.array(sequence.token_ids[start:stop], dtype=np.int64)
+    return np.stack((token_ids, positions, pages * page_size + positions % page_size))
+
+
+def _page_tables(sequences: list[Sequence]) -> npt.NDArray[np.int32]:
+    """[num_seqs, max_pages], padded with page 0, whose content is masked where it does not belong."""
+    width = max(len(sequence.page_table) for sequence in sequences)
+    tables = np.zeros((len(sequences), width), dtype=np.int32)
+    for row, sequence in zip(tables, sequences, strict=True):
+        row[: len(sequence.page_table)] = sequence.page_table
+    return tables
+
+
+def _logit_rows(batch: Batch, device: torch.device) -> torch.Tensor:
+    """The row of the last token of every sequence that samples."""
+    rows, end = [], 0
+    for scheduled in batch.scheduled:
+        end += scheduled.num_scheduled_tokens
+        if scheduled.samples:
+            rows.append(end - 1)
+    return torch.tensor(rows, dtype=torch.int64, device=device)

@@ -1,0 +1,47 @@
+"""The memory of the KV cache: how many pages fit, and the tensors of each layer."""
+
+import torch
+
+from gpu_worker.models.config import ModelConfig
+from gpu_worker.models.decoder import KvLayer
+
+
+class NotEnoughMemoryError(Exception):
+    """The memory left for the KV cache does not hold a single page."""
+
+
+def bytes_per_page(config: ModelConfig, page_size: int, dtype: torch.dtype) -> int:
+    """Keys and values of all layers for the tokens of one page."""
+    return 2 * config.num_layers * page_size * config.num_kv_heads * config.head_dim * dtype.itemsize
+
+
+def pages_that_fit(num_bytes: int, config: ModelConfig, page_size: int, dtype: torch.dtype) -> int:
+    """How many pages `num_bytes` hold. Raises `NotEnoughMemoryError` if it is none."""
+    page_bytes = bytes_per_page(config, page_size, dtype)
+    if num_bytes < page_bytes:
+        raise NotEnoughMemoryError(
+            f"The KV cache needs at least {page_bytes} bytes (one page of {page_size} tokens), "
+            f"but only {num_bytes} bytes are left for it."
+        )
+    return num_bytes // page_bytes
+
+
+def free_device_bytes(device: torch.device, fraction: float) -> int:
+    """What the KV cache may take on a GPU that should be filled up to `fraction` in all."""
+    free, total = torch.cuda.mem_get_info(device)
+    return int(free - total * (1 - fraction))
+
+
+def allocate_kv(
+    config: ModelConfig, num_pages: int, page_size: int, device: torch.device, dtype: torch.dtype
+) -> list[KvLayer]:
+    """Per layer, keys and values [num_pages, page_size, num_kv_heads, head_dim].
+
+    Zeroed: a masked slot is multiplied by zero, which a stray NaN would survive.
+    """
+    shape = (num_pages, page_size, config.num_kv_heads, config.head_dim)
+
+    def zeros() -> torch.Tensor:
+        return torch.zeros(shape, device=device, dtype=dtype)
+
+    return [(zeros(), zeros()) for _ in range(config.num_layers)]

@@ -1,0 +1,109 @@
+"""Attention over paged keys and values, with grouped query heads.
+
+A cache is [num_pages, page_size, num_kv_heads, head_dim]; `page_tables` [num_seqs, max_pages] names the pages of
+each sequence in order, padded with any valid page; `context_lens` [num_seqs] counts all tokens of a sequence, those
+of this step included. With a `sliding_window` a token sees itself and the `sliding_window - 1` tokens before it.
+"""
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor
+
+# Rows of queries that get an explicit mask at once: bounds the mask to this many times the context.
+_QUERY_BLOCK = 1024
+
+
+def paged_decode_attention(
+    query: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    page_tables: Tensor,
+    context_lens: Tensor,
+    max_context_len: int,
+    scale: float,
+    sliding_window: int | None = None,
+) -> Tensor:
+    """One query token per sequence: [num_seqs, num_heads, head_dim] in and out.
+
+    The query heads of one group take the place of query tokens: they all see the same keys.
+    """
+    num_seqs, num_heads, head_dim = query.shape
+    num_kv_heads = k_cache.shape[2]
+    key = _gather(k_cache, page_tables, max_context_len)
+    value = _gather(v_cache, page_tables, max_context_len)
+    mask = None
+    if num_seqs > 1 or sliding_window is not None:
+        mask = _decode_mask(context_lens, max_context_len, sliding_window)
+    grouped = query.view(num_seqs, num_kv_heads, num_heads // num_kv_heads, head_dim)
+    out = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scale)
+    return out.reshape(num_seqs, num_heads, head_dim)
+
+
+def paged_prefill_attention(
+    query: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    page_tables: Tensor,
+    query_lens: list[int],
+    context_lens: list[int],
+    scale: float,
+    sliding_window: int | None = None,
+) -> Tensor:
+    """Chunks of several sequences, one after the other: [num_tokens, num_heads, head_dim] in and out.
+
+    Sequence i has the next `query_lens[i]` rows; they are the last tokens of its `context_lens[i]`.
+    """
+    outs = []
+    for page_table, rows, context_len in zip(page_tables, torch.split(query, query_lens), context_lens, strict=True):
+        key = _gather(k_cache, page_table[None], context_len)[0]
+        value = _gather(v_cache, page_table[None], context_len)[0]
+        outs.append(_chunk_attention(rows, key, value, scale, sliding_window))
+    return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+
+def _gather(cache: Tensor, page_tables: Tensor, num_tokens: int) -> Tensor:
+    """The first tokens of each sequence, [num_seqs, num_kv_heads, num_tokens, head_dim]."""
+    num_seqs, num_pages = page_tables.shape
+    num_pages = min(num_pages, -(-num_tokens // cache.shape[1]))
+    pages = cache.index_select(0, page_tables[:, :num_pages].reshape(-1))
+    return pages.view(num_seqs, -1, *cache.shape[2:])[:, :num_tokens].transpose(1, 2)
+
+
+def _decode_mask(context_lens: Tensor, max_context_len: int, sliding_window: int | None) -> Tensor:
+    places = torch.arange(max_context_len, device=context_lens.device)
+    lens = context_lens[:, None, None, None]
+    mask = places < lens
+    if sliding_window is not None:
+        mask &= places >= lens - sliding_window
+    return mask
+
+
+def _chunk_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, sliding_window: int | None) -> Tensor:
+    """`query` [num_rows, num_heads, head_dim] are the last rows of `key` [num_kv_heads, context_len, head_dim]."""
+    num_rows, num_heads, head_dim = query.shape
+    num_kv_heads, context_len, _ = key.shape
+    shape = (num_kv_heads, num_heads // num_kv_heads, -1, head_dim)
+    grouped = query.transpose(0, 1).view(*shape[:2], num_rows, head_dim)
+    if num_rows == context_len and sliding_window is None:
+        full_key, full_value = key[:, None].expand(shape), value[:, None].expand(shape)
+        out = F.scaled_dot_product_attention(grouped, full_key, full_value, is_causal=True, scale=scale)
+        return out.permute(2, 0, 1, 3).reshape(num_rows, num_heads, head_dim)
+    outs = []
+    for start in range(0, num_rows, _QUERY_BLOCK):
+        block = grouped[:, :, start : start + _QUERY_BLOCK]
+        first = context_len - num_rows + start
+        last = first + block.shape[2]
+        mask = _causal_mask(first, last, sliding_window, key.device)
+        seen_key, seen_value = key[:, None, :last].expand(shape), value[:, None, :last].expand(shape)
+        outs.append(F.scaled_dot_product_attention(block, seen_key, seen_value, attn_mask=mask, scale=scale))
+    return torch.cat(outs, dim=2).permute(2, 0, 1, 3).reshape(num_rows, num_heads, head_dim)
+
+
+def _causal_mask(first: int, last: int, sliding_window: int | None, device: torch.device) -> Tensor:
+    """Which of the first `last` tokens the tokens at `first .. last - 1` see."""
+    rows = torch.arange(first, last, device=device)[:, None]
+    columns = torch.arange(last, device=device)
+    mask = columns <= rows
+    if sliding_window is not None:
+        mask &= columns > rows - sliding_window
+    return mask

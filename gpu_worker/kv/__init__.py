@@ -1,0 +1,1 @@
+"""Pages of KV memory and the prefix cache over them. Integers only."""

@@ -1,0 +1,1 @@
+"""Which sequences run in which step. Integers only; knows no tensors and no bus."""
