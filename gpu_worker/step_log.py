@@ -19,6 +19,8 @@ class StepLog:
         self._num_decoded = 0
         self._decoding_since = clock()
         self._prefilling_since = clock()
+        self.gen_throughput = 0.0
+        """Tokens per second of the last `Decode batch` line."""
 
     def observe(self, stats: StepStats) -> None:
         """Take note of a step that has ended."""
@@ -48,13 +50,14 @@ class StepLog:
 
     def _log_decode(self, stats: StepStats) -> None:
         now = self._clock()
+        self.gen_throughput = _rate(self._num_decoded, now - self._decoding_since)
         logger.info(
             "Decode batch, #running-req: %d, #token: %d, token usage: %.2f, cuda graph: False, "
             "gen throughput (token/s): %.2f, #queue-req: %d",
             stats.num_running,
             stats.num_used_tokens,
             _usage(stats),
-            _rate(self._num_decoded, now - self._decoding_since),
+            self.gen_throughput,
             stats.num_waiting,
         )
         self._decoding_since, self._num_decoded = now, 0

@@ -1,0 +1,72 @@
+"""From settings to a running engine and what the world may know of its model."""
+
+import logging
+
+import torch
+
+from gpu_worker.engine_build import EngineOptions, build_engine
+from gpu_worker.engine_host import LoadedModel
+from gpu_worker.execution.kv_memory import NotEnoughMemoryError
+from gpu_worker.models.config import UnsupportedModelError
+from gpu_worker.models.loading import CheckpointError as BrokenCheckpointError
+from gpu_worker.settings import WorkerSettings
+from wire.checkpoint import Checkpoint, CheckpointError, resolve
+
+log = logging.getLogger(__name__)
+
+
+def load_model(settings: WorkerSettings) -> LoadedModel:
+    """Finds the checkpoint, loads it and allocates the KV cache. Takes seconds, or minutes with a download.
+
+    Raises `wire.checkpoint.CheckpointError` for whatever keeps the model from being served.
+    """
+    checkpoint = resolve(settings.model_path, revision=settings.revision)
+    options = _options(settings)
+    log.info("Load weight begin. device=%s, dtype=%s", options.device, options.dtype)
+    try:
+        engine = build_engine(checkpoint.path, options)
+    except (BrokenCheckpointError, UnsupportedModelError, NotEnoughMemoryError) as error:
+        raise CheckpointError(str(error)) from error
+    limits = engine.limits
+    log.info(
+        "max_total_num_tokens=%d, chunked_prefill_size=%d, max_running_requests=%d, context_len=%d",
+        limits.num_kv_tokens,
+        settings.chunked_prefill_size,
+        settings.max_running_requests,
+        limits.context_length,
+    )
+    return LoadedModel(
+        engine=engine,
+        fingerprint=checkpoint.fingerprint(),
+        context_length=limits.context_length,
+        page_size=settings.page_size,
+        description=_describe(checkpoint, options, settings),
+    )
+
+
+def _options(settings: WorkerSettings) -> EngineOptions:
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return EngineOptions(
+        device=device,
+        dtype=settings.dtype,
+        context_length=settings.context_length,
+        page_size=settings.page_size,
+        max_running_requests=settings.max_running_requests,
+        chunked_prefill_size=settings.chunked_prefill_size,
+        max_total_tokens=settings.max_total_tokens,
+        mem_fraction=settings.mem_fraction_static,
+        has_prefix_cache=not settings.disable_radix_cache,
+        num_threads=settings.num_threads,
+    )
+
+
+def _describe(checkpoint: Checkpoint, options: EngineOptions, settings: WorkerSettings) -> dict[str, object]:
+    return {
+        "model_path": settings.model_path,
+        "model_type": checkpoint.config.get("model_type", ""),
+        "architectures": checkpoint.config.get("architectures", []),
+        "device": options.device,
+        "dtype": options.dtype,
+    }

@@ -1,0 +1,77 @@
+"""Everything that a worker publishes: rows to the detokenizers, word to the gateways."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from gpu_worker import progress
+from gpu_worker.held_requests import HeldRequest, HeldRequests
+from gpu_worker.result_router import ResultRouter
+from wire import subjects
+from wire.columns import pack_u64
+from wire.messages import ErrorCode, Failed, Message, Peer, Released, Stage
+from wire.node import Node
+
+log = logging.getLogger(__name__)
+
+
+class Outbox:
+    """Publishes in the background what the engine's results left in the channels."""
+
+    def __init__(self, node: Node, held: HeldRequests, router: ResultRouter) -> None:
+        self._node = node
+        self._held = held
+        self._router = router
+        self._has_rows = asyncio.Event()
+        self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def _peer(self) -> Peer:
+        return self._node.instance.peer
+
+    def rows_are_due(self) -> None:
+        """Wakes the sender: there are rows, or room for them."""
+        self._has_rows.set()
+
+    async def send_rows_forever(self) -> None:
+        """Sends rows as they come."""
+        while True:
+            await self._has_rows.wait()
+            self._has_rows.clear()
+            await self.send_rows()
+
+    async def send_rows(self) -> None:
+        """Sends what the channels may send now; what the connection loses, recovery sends again."""
+        model = self._node.instance.model_key
+        for detokenizer, channel in list(self._router.channels.items()):
+            subject = subjects.data(model, Stage.DETOKENIZER, detokenizer)
+            for message in channel.take_messages():
+                if not await self._node.data.publish_encoded(subject, message):
+                    channel.forget_unacked()
+
+    async def send_receipt(self, request: HeldRequest, queue_position: int) -> None:
+        """Tells the gateway that its job has arrived."""
+        await self._tell(request.job.gateway, progress.receipt(request, self._peer, queue_position))
+
+    async def send_progress(self, queue_positions: Mapping[int, int]) -> None:
+        """Tells every gateway how its requests stand."""
+        for gateway, report in list(progress.reports(self._held, self._peer, queue_positions)):
+            await self._tell(gateway, report)
+
+    async def fail(self, gateway: Peer, key: int, code: ErrorCode, message: str, *, is_retryable: bool) -> None:
+        """The one terminal message of a request that this worker will not finish."""
+        failed = Failed(key=key, sender=self._peer, code=code, message=message, is_retryable=is_retryable)
+        await self._tell(gateway, failed)
+
+    def fail_soon(self, gateway: Peer, key: int, code: ErrorCode, message: str, *, is_retryable: bool) -> None:
+        """`fail` for callers that cannot wait."""
+        task = asyncio.create_task(self.fail(gateway, key, code, message, is_retryable=is_retryable))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def release(self, gateway: Peer, keys: list[int], reason: str) -> None:
+        """Hands requests back."""
+        await self._tell(gateway, Released(self._peer, pack_u64(keys), reason))
+
+    async def _tell(self, gateway: Peer, message: Message) -> None:
+        await self._node.control.publish(subjects.gateway(gateway.instance_id), message)

@@ -1,0 +1,98 @@
+"""From the engine's step results to rows for each detokenizer, and to the requests that they finish."""
+
+from dataclasses import dataclass
+
+from gpu_worker.detokenizer_channel import DetokenizerChannel
+from gpu_worker.held_requests import HeldRequest, HeldRequests, Stream
+from gpu_worker.scheduling.batch import StepResult
+from gpu_worker.scheduling.sequence import Finish, Sequence
+from gpu_worker.token_rows import TokenRow
+from wire.messages import FinishReason, Peer, StreamFinish
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenRequest:
+    """A request that the engine could not go on with."""
+
+    request: HeldRequest
+    message: str
+
+
+class ResultRouter:
+    """Owns the channels to the detokenizers. Streams that are no longer held (aborted, say) are passed over."""
+
+    def __init__(self, worker: Peer, held: HeldRequests) -> None:
+        self._worker = worker
+        self._held = held
+        self.channels: dict[str, DetokenizerChannel] = {}
+
+    def channel(self, detokenizer: Peer) -> DetokenizerChannel:
+        """The channel to this detokenizer, made on first use."""
+        found = self.channels.get(detokenizer.instance_id)
+        if found is None:
+            found = self.channels[detokenizer.instance_id] = DetokenizerChannel(self._worker)
+        return found
+
+    def route(self, result: StepResult) -> list[BrokenRequest]:
+        """Hands every row to its channel; returns the requests that broke, which are then no longer held."""
+        broken: list[BrokenRequest] = []
+        streams = self._held.streams
+        token_ids, start = result.token_ids, 0
+        for index, sequence in enumerate(result.sequences):
+            end = start + result.counts[index]
+            stream = streams.get(sequence.sequence_id)
+            if stream is not None:
+                finish = result.finishes.get(index)
+                if finish is not None and finish.reason == "error":
+                    broken.append(BrokenRequest(stream.request, finish.message))
+                    self._held.drop(stream.request.job.key)
+                else:
+                    row = TokenRow(stream.stream_id, result.first_indexes[index], token_ids[start:end])
+                    row.logprobs = list(result.logprobs.get(index, ()))
+                    self._add_row(stream, sequence, row, finish)
+            start = end
+        return broken
+
+    def drop(self, key: int, choice: int | None = None) -> bool:
+        """Forgets a request, or one choice of it, and what waits to be sent of it."""
+        request = self._held.get(key)
+        if request is None:
+            return False
+        channel = self.channel(request.job.detokenizer)
+        for stream in request.streams.values():
+            if choice in (None, stream.choice):
+                channel.discard(stream.stream_id)
+        return self._held.drop(key, choice)
+
+    def _add_row(self, stream: Stream, sequence: Sequence, row: TokenRow, finish: Finish | None) -> None:
+        request = stream.request
+        stream.num_output_tokens = row.first_index + len(row.token_ids)
+        if not stream.is_open:
+            times, cached_tokens = sequence.times, sequence.num_cached_tokens or 0
+            if row.token_ids:
+                request.spans.first_token(times.first_scheduled_ns, times.first_token_ns, cached_tokens)
+            row.opening = stream.opening(sequence.num_prompt_tokens, cached_tokens)
+        if finish is not None:
+            row.finish = _stream_finish(sequence, finish)
+            self._held.finish(stream)
+            if not request.streams:
+                request.spans.finish([finish.reason], request.num_output_tokens, sequence.times.finished_ns)
+        self.channel(request.job.detokenizer).add(row)
+
+
+def _stream_finish(sequence: Sequence, finish: Finish) -> StreamFinish:
+    times = sequence.times
+    return StreamFinish(
+        0,
+        FinishReason(finish.reason),
+        finish.matched,
+        sequence.num_prompt_tokens,
+        sequence.num_output_tokens,
+        sequence.num_cached_tokens or 0,
+        times.arrival_ns,
+        times.first_scheduled_ns,
+        times.first_token_ns,
+        times.finished_ns,
+        sequence.num_preemptions,
+        finish.message,
+    )

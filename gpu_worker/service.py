@@ -1,0 +1,284 @@
+"""The worker's story: jobs come in, the engine runs them, tokens go out to the detokenizers. The engine below runs
+without a bus; only this file and its outbox know one."""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from gpu_worker import self_report
+from gpu_worker.engine_host import EngineHost
+from gpu_worker.engine_thread import Abort as AbortCommand
+from gpu_worker.engine_thread import Add
+from gpu_worker.held_requests import HeldRequest, HeldRequests
+from gpu_worker.hop_spans import HopSpans
+from gpu_worker.outbox import Outbox
+from gpu_worker.result_router import ResultRouter
+from gpu_worker.scheduling.admission import RequestRefusedError
+from gpu_worker.scheduling.batch import StepResult
+from gpu_worker.scheduling.sequence import GenerationRequest, NewSequence
+from gpu_worker.step_log import StepLog
+from gpu_worker.worker_metrics import WorkerMetrics
+from wire import subjects
+from wire.bus import Delivery
+from wire.columns import unpack_u32
+from wire.messages import (
+    Abort,
+    BatchAck,
+    Describe,
+    Description,
+    ErrorCode,
+    FlushCache,
+    FlushCacheReply,
+    GenerateJob,
+    Heartbeat,
+    InstanceState,
+    Message,
+    Stage,
+)
+from wire.node import Node
+from wire.presence import HEARTBEAT_INTERVAL_S, Member
+from wire.tombstones import Tombstones
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLimits:
+    """How long a drain may take, and when a live detokenizer's silence means that batches are lost; in seconds."""
+
+    drain_timeout_s: float
+    stall_timeout_s: float
+
+
+class WorkerService:
+    """One worker between its first and its last breath."""
+
+    def __init__(
+        self,
+        node: Node,
+        host: EngineHost,
+        metrics: WorkerMetrics,
+        limits: WorkerLimits,
+        step_log: StepLog,
+        settings: dict[str, Any],
+    ) -> None:
+        """`settings` is what `Describe` shows."""
+        self._node = node
+        self._host = host
+        self._metrics = metrics
+        self._limits = limits
+        self._step_log = step_log
+        self._settings = settings
+        self._held = HeldRequests()
+        self._tombstones = Tombstones()
+        self._router = ResultRouter(node.instance.peer, self._held)
+        self._outbox = Outbox(node, self._held, self._router)
+        self._presence = node.presence(self._heartbeat)
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Loads the model while the others already see this instance starting; then listens for jobs."""
+        await self._presence.start()
+        await self._host.start(self._on_result, self._on_refused)
+        self._node.members.on_lost.append(self._on_member_lost)
+        self._node.data.on_connection_change(self._on_connection_change)
+        model, instance_id = self._node.instance.model_key, self._node.instance.instance_id
+        await self._node.control.subscribe(subjects.control(model, Stage.WORKER, instance_id), self._on_control)
+        await self._node.control.subscribe(subjects.abort(model), self._on_control)
+        await self._node.control.subscribe(subjects.rpc(model, Stage.WORKER, instance_id), self._on_request)
+        await self._node.control.flush()
+        await self._node.data.subscribe(self._job_subject, self._on_job)
+        await self._node.data.flush()
+        self._tasks = [
+            asyncio.create_task(self._outbox.send_rows_forever()),
+            asyncio.create_task(self._report_forever()),
+        ]
+
+    async def announce(self) -> None:
+        """Tells the others of a change of state."""
+        await self._presence.announce()
+
+    async def drain(self) -> None:
+        """Finishes what it holds; after the timeout hands the rest back to the gateways."""
+        try:
+            async with asyncio.timeout(self._limits.drain_timeout_s):
+                await self._is_idle.wait()
+        except TimeoutError:
+            await self._release_all()
+        await self._outbox.send_rows()
+        await self._node.data.flush()
+
+    async def close(self) -> None:
+        """Stops the engine and leaves the bus."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._presence.stop()
+        await asyncio.to_thread(self._host.stop)
+        await self._node.close()
+
+    # What comes in.
+
+    async def _on_job(self, message: Message, _: Delivery) -> None:
+        if not isinstance(message, GenerateJob) or message.key in self._held:
+            return
+        if self._tombstones.covers(message.key):
+            return
+        if self._node.instance.state is not InstanceState.READY:
+            await self._outbox.release(message.gateway, [message.key], "draining")
+            return
+        try:
+            await self._accept(message)
+        except RequestRefusedError as error:
+            self._metrics.refused.inc()
+            await self._outbox.fail(
+                message.gateway, message.key, ErrorCode.INVALID_REQUEST, str(error), is_retryable=False
+            )
+
+    async def _accept(self, job: GenerateJob) -> None:
+        received_ns = time.time_ns()
+        self._host.check(_generation(job, _given_sequences(job)))
+        request = self._held.hold(job, received_ns, HopSpans(self._node.tracing, job, received_ns, self._job_subject))
+        for start in job.sequences:
+            if self._tombstones.covers(job.key, start.choice):
+                self._router.drop(job.key, start.choice)
+        if not request.streams:
+            return
+        self._is_idle.clear()
+        self._metrics.requests.inc()
+        position = len(self._host.engine.waiting())
+        self._host.submit(Add(_generation(job, _new_sequences(request), received_ns)))
+        await self._outbox.send_receipt(request, position)
+
+    async def _on_control(self, message: Message, _: Delivery) -> None:
+        if isinstance(message, Abort):
+            self._abort(message.key, message.choice)
+        elif isinstance(message, BatchAck) and message.worker == self._node.instance.peer:
+            channel = self._router.channels.get(message.detokenizer.instance_id)
+            if channel is not None:
+                channel.acknowledge(message.batch_seq)
+                self._outbox.rows_are_due()
+
+    async def _on_request(self, message: Message, delivery: Delivery) -> None:
+        if isinstance(message, FlushCache):
+            await self._node.control.publish(delivery.reply_to, await self._flush_cache(message.timeout_s))
+        elif isinstance(message, Describe):
+            loaded = self._host.loaded
+            model = loaded.description if loaded else {}
+            reply = Description(
+                settings=self._settings, model=model, stats=self_report.stats(self._host, self._held, self._step_log)
+            )
+            await self._node.control.publish(delivery.reply_to, reply)
+
+    def _on_member_lost(self, member: Member, cause: str) -> None:
+        peer, stage = member.heartbeat.peer, member.heartbeat.stage
+        if stage is Stage.DETOKENIZER:
+            self._router.channels.pop(peer.instance_id, None)
+        elif stage is Stage.GATEWAY and (keys := self._held.of_gateway(peer)):
+            log.warning("%s is gone (%s): aborting its %d requests", peer.instance_id, cause, len(keys))
+            for key in keys:
+                self._abort(key, None)
+
+    def _on_connection_change(self, is_connected: bool) -> None:
+        if is_connected:
+            for channel in self._router.channels.values():
+                channel.forget_unacked()
+            self._outbox.rows_are_due()
+
+    # What the engine says.
+
+    def _on_result(self, result: StepResult) -> None:
+        for broken in self._router.route(result):
+            job = broken.request.job
+            self._host.submit(AbortCommand(job.key))
+            self._outbox.fail_soon(job.gateway, job.key, ErrorCode.INTERNAL, broken.message, is_retryable=True)
+        self._metrics.observe(result.stats, len(result.token_ids))
+        self._step_log.observe(result.stats)
+        self._outbox.rows_are_due()
+        self._note_idle()
+
+    def _on_refused(self, key: int, error: RequestRefusedError) -> None:
+        request = self._held.get(key)
+        if request is not None:
+            self._router.drop(key)
+            self._outbox.fail_soon(request.job.gateway, key, ErrorCode.INVALID_REQUEST, str(error), is_retryable=False)
+            self._note_idle()
+
+    # What it does by itself.
+
+    async def _report_forever(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_INTERVAL_S)
+            await self._outbox.send_progress(self._queue_positions())
+            for detokenizer, channel in self._router.channels.items():
+                if channel.is_stalled(self._limits.stall_timeout_s):
+                    log.warning("%s acknowledges nothing: its batches may be lost", detokenizer)
+                    self._metrics.stalls.inc()
+                    channel.forget_unacked()
+                    self._outbox.rows_are_due()
+
+    def _abort(self, key: int, choice: int | None) -> None:
+        if self._router.drop(key, choice):
+            self._host.submit(AbortCommand(key, choice))
+            self._note_idle()
+        else:
+            self._tombstones.add(key, choice)
+
+    async def _release_all(self) -> None:
+        for gateway, requests in list(self._held.by_gateway()):
+            keys = [request.job.key for request in requests]
+            log.info("handing %d requests back to %s", len(keys), gateway.instance_id)
+            await self._outbox.send_rows()
+            await self._outbox.release(gateway, keys, "drain timeout")
+            for key in keys:
+                self._abort(key, None)
+
+    async def _flush_cache(self, timeout_s: float) -> FlushCacheReply:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._is_idle.wait()
+        except TimeoutError:
+            return FlushCacheReply(False, f"{len(self._held)} requests are running or waiting")
+        is_flushed = await self._host.flush_prefix_cache()
+        return FlushCacheReply(is_flushed, "" if is_flushed else "requests are running or waiting")
+
+    def _note_idle(self) -> None:
+        if len(self._held) == 0:
+            self._is_idle.set()
+
+    def _queue_positions(self) -> dict[int, int]:
+        return {sequence.key: position for position, sequence in reversed(list(enumerate(self._host.engine.waiting())))}
+
+    @property
+    def _job_subject(self) -> str:
+        return subjects.data(self._node.instance.model_key, Stage.WORKER, self._node.instance.instance_id)
+
+    def _heartbeat(self) -> Heartbeat:
+        return self_report.heartbeat(self._node.instance, self._host, self._held)
+
+
+def _given_sequences(job: GenerateJob) -> tuple[NewSequence, ...]:
+    return tuple(NewSequence(0, start.choice, unpack_u32(start.output_ids)) for start in job.sequences)
+
+
+def _new_sequences(request: HeldRequest) -> tuple[NewSequence, ...]:
+    return tuple(
+        NewSequence(stream.stream_id, stream.choice, unpack_u32(stream.output_ids))
+        for stream in request.streams.values()
+    )
+
+
+def _generation(
+    job: GenerateJob, sequences: tuple[NewSequence, ...], arrival_ns: int | None = None
+) -> GenerationRequest:
+    return GenerationRequest(
+        key=job.key,
+        prompt_ids=job.prompt_ids,
+        sampling=job.sampling,
+        sequences=sequences,
+        arrival_ns=arrival_ns,
+    )

@@ -1,0 +1,53 @@
+"""The worker's Prometheus metrics."""
+
+import logging
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from gpu_worker.scheduling.batch import StepStats
+
+log = logging.getLogger(__name__)
+
+
+class WorkerMetrics:
+    """Counters of work done, gauges of the last step."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter("millrace_worker_requests", "Jobs accepted", registry=registry)
+        self.refused = Counter("millrace_worker_refused", "Jobs that the engine can never serve", registry=registry)
+        self.failed_steps = Counter("millrace_worker_failed_steps", "Engine steps that raised", registry=registry)
+        self.steps = Counter("millrace_worker_steps", "Engine steps", registry=registry)
+        self.prefill_tokens = Counter("millrace_worker_prefill_tokens", "Prompt tokens computed", registry=registry)
+        self.cached_tokens = Counter(
+            "millrace_worker_cached_tokens", "Prompt tokens taken from the prefix cache", registry=registry
+        )
+        self.output_tokens = Counter("millrace_worker_output_tokens", "Tokens sampled", registry=registry)
+        self.preemptions = Counter(
+            "millrace_worker_preemptions", "Sequences set back because pages ran out", registry=registry
+        )
+        self.stalls = Counter(
+            "millrace_worker_stalls", "Times a live detokenizer acknowledged nothing for too long", registry=registry
+        )
+        self.running = Gauge("millrace_worker_running_sequences", "Sequences in the last step", registry=registry)
+        self.waiting = Gauge("millrace_worker_waiting_sequences", "Sequences in the queue", registry=registry)
+        self.used_tokens = Gauge("millrace_worker_kv_used_tokens", "KV slots that sequences hold", registry=registry)
+        self.kv_tokens = Gauge("millrace_worker_kv_tokens", "KV slots in all", registry=registry)
+
+    def observe(self, stats: StepStats, num_output_tokens: int) -> None:
+        """Takes one step in."""
+        self.steps.inc()
+        self.output_tokens.inc(num_output_tokens)
+        if stats.num_prefill_tokens:
+            self.prefill_tokens.inc(stats.num_prefill_tokens)
+            self.cached_tokens.inc(stats.num_cached_tokens)
+        if stats.num_preemptions:
+            self.preemptions.inc(stats.num_preemptions)
+        self.running.set(stats.num_running)
+        self.waiting.set(stats.num_waiting)
+        self.used_tokens.set(stats.num_used_tokens)
+        self.kv_tokens.set(stats.num_kv_tokens)
+
+    def note_failed_step(self, error: Exception) -> None:
+        """Counts a step that raised; its requests are failed elsewhere."""
+        self.failed_steps.inc()
+        log.error("an engine step failed", exc_info=error)
