@@ -15,7 +15,10 @@ from gpu_worker.scheduling.sequence import GenerationRequest
 class HostedEngine(EngineLike, Protocol):
     """An engine with its limits and the state of its page pool."""
 
-    limits: AdmissionLimits
+    @property
+    def limits(self) -> AdmissionLimits:
+        """What it can serve at all."""
+        ...
 
     @property
     def num_pages(self) -> int:

@@ -33,6 +33,7 @@ class SyntheticEngine:
         clock_ns: Callable[[], int] = time.time_ns,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self.num_pages = self.num_used_pages = self.num_cached_pages = 0
         self.limits = AdmissionLimits(options.vocab_size, options.context_length, options.context_length)
         self._options = options
         self._rules = FinishRules(frozenset(), options.context_length)
