@@ -1,0 +1,35 @@
+"""Which worker gets a job: the less loaded of two that may have it. Knows members, not the bus."""
+
+from collections.abc import Collection
+
+from tokenizer_svc.errors import RequestError
+from wire.messages import ErrorCode, Stage
+from wire.presence import Member, MemberTable, choose
+
+
+def choose_worker(
+    members: MemberTable, served_model_name: str, *, excluded: Collection[str] = (), fingerprint: str = ""
+) -> Member:
+    """A ready worker that is not excluded and, if a fingerprint is given, serves that very model.
+
+    Raises a retryable `RequestError` that says what there was.
+    """
+    ready = members.ready(Stage.WORKER, served_model_name)
+    allowed = [worker for worker in ready if worker.instance_id not in excluded]
+    matching = [worker for worker in allowed if fingerprint in ("", worker.heartbeat.model_fingerprint)]
+    worker = choose(matching)
+    if worker is None:
+        raise _unavailable(served_model_name, len(ready), len(allowed), fingerprint)
+    return worker
+
+
+def _unavailable(served_model_name: str, num_ready: int, num_allowed: int, fingerprint: str) -> RequestError:
+    if num_allowed:
+        reason = f"none of the {num_allowed} ready workers has the model fingerprint {fingerprint}"
+    elif num_ready:
+        reason = f"all {num_ready} ready workers are excluded or unreachable"
+    else:
+        reason = "no worker is ready"
+    return RequestError(
+        ErrorCode.UNAVAILABLE, f"No worker can take the request for {served_model_name}: {reason}.", is_retryable=True
+    )
