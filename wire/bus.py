@@ -6,8 +6,10 @@ is sent again by recovery, not by a queue that nobody bounds.
 
 import asyncio
 import logging
+import re
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +17,7 @@ import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import ConnectionClosedError, NoRespondersError, SlowConsumerError
+from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from wire.codec import UndecodableMessageError, decode, encode
@@ -26,6 +29,9 @@ log = logging.getLogger(__name__)
 _PENDING_BYTES_LIMIT = 512 * 2**20  # the flow control of the batches binds long before this
 _PENDING_MSGS_LIMIT = 2**20
 _NO_RESPONDERS = "503"
+_HEADERS_FRAME = len(b"NATS/1.0\r\n\r\n")
+_HEADER_FRAME = len(b": \r\n")
+_REOPEN_WAIT_S = 0.5
 
 
 class BusOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +64,10 @@ class NoReplyError(Exception):
         self.is_unreachable = is_unreachable
 
 
+class HandlerError(Exception):
+    """A message handler raised; the cause says what. Counted and logged, and the subscription goes on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """What came with a message: its headers, and the subject to reply to."""
@@ -72,35 +82,50 @@ Handler = Callable[[Message, Delivery], Awaitable[None]]
 class Bus:
     """One connection. The handler of a subscription gets its messages one after another, in order of arrival."""
 
-    def __init__(self, client: Client, metrics: BusMetrics) -> None:
-        self._client = client
+    def __init__(self, options: BusOptions, name: str, metrics: BusMetrics) -> None:
+        """Not connected yet; `connect` makes one that is."""
+        self._client = Client()
+        self._options = options
+        self._name = name
         self._metrics = metrics
         self._seen_errors: set[str] = set()
         self._connection_listeners: list[Callable[[bool], None]] = []
+        self._subscriptions: list[tuple[str, Callable[[Msg], Awaitable[None]]]] = []
         self._unreachable_inbox = ""
+        self._is_closing = False
+        self._reopening: asyncio.Task[None] | None = None
 
     @classmethod
     async def connect(cls, options: BusOptions, name: str, metrics: BusMetrics) -> "Bus":
         """Connects, retrying for `connect_timeout_s`; after that raises ConnectionError with the URL."""
-        bus = cls(Client(), metrics)
+        bus = cls(options, name, metrics)
         try:
             async with asyncio.timeout(options.connect_timeout_s):
-                await bus._client.connect(
-                    servers=options.url.split(","),
-                    name=name,
-                    error_cb=bus._on_error,
-                    disconnected_cb=bus._on_disconnected,
-                    reconnected_cb=bus._on_reconnected,
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.1,  # type: ignore[arg-type]  # seconds, whatever the annotation says
-                    ping_interval=options.ping_interval_s,  # type: ignore[arg-type]
-                    max_outstanding_pings=2,
-                    skip_subject_validation=True,  # every subject is made from validated parts by `wire.subjects`
-                    **_credentials(options),
-                )
-        except TimeoutError as error:
-            raise ConnectionError(f"no NATS server at {options.url} within {options.connect_timeout_s:g} s") from error
+                await bus._open()
+        except (TimeoutError, NatsError, OSError) as error:
+            cause = bus._client.last_error or error
+            await bus.close()
+            where = re.sub(r"//[^@/,]*@", "//", options.url)  # a URL may hold a password
+            raise ConnectionError(
+                f"no connection to NATS at {where} within {options.connect_timeout_s:g} s: {cause}"
+            ) from error
         return bus
+
+    async def _open(self) -> None:
+        await self._client.connect(
+            servers=self._options.url.split(","),
+            name=self._name,
+            error_cb=self._on_error,
+            disconnected_cb=self._on_disconnected,
+            reconnected_cb=self._on_reconnected,
+            closed_cb=self._on_closed,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.1,  # type: ignore[arg-type]  # seconds, whatever the annotation says
+            ping_interval=self._options.ping_interval_s,  # type: ignore[arg-type]
+            max_outstanding_pings=2,
+            skip_subject_validation=True,  # every subject is made from validated parts by `wire.subjects`
+            **_credentials(self._options),
+        )
 
     @property
     def is_connected(self) -> bool:
@@ -126,13 +151,20 @@ class Bus:
                 self._metrics.undecodable.inc()
                 self._log_once(f"undecodable message on {subject}: {error}")
                 return
-            await handler(message, Delivery(raw.headers or {}, raw.reply))
+            try:
+                await handler(message, Delivery(raw.headers or {}, raw.reply))
+            except Exception as error:
+                raise HandlerError(subject) from error
 
+        await self._subscribe_raw(subject, receive)
+
+    async def _subscribe_raw(self, subject: str, receive: Callable[[Msg], Awaitable[None]]) -> None:
+        self._subscriptions.append((subject, receive))
+        await self._attach(subject, receive)
+
+    async def _attach(self, subject: str, receive: Callable[[Msg], Awaitable[None]]) -> None:
         await self._client.subscribe(
-            subject,
-            cb=receive,
-            pending_msgs_limit=_PENDING_MSGS_LIMIT,
-            pending_bytes_limit=_PENDING_BYTES_LIMIT,
+            subject, cb=receive, pending_msgs_limit=_PENDING_MSGS_LIMIT, pending_bytes_limit=_PENDING_BYTES_LIMIT
         )
 
     async def publish(self, subject: str, message: Message) -> bool:
@@ -143,8 +175,7 @@ class Bus:
         self, subject: str, payload: bytes, reply_to: str = "", headers: dict[str, str] | None = None
     ) -> bool:
         """`publish` for a sender that has the bytes already, because it counts or splits them."""
-        if len(payload) > self._client.max_payload:
-            raise MessageTooLargeError(len(payload), self._client.max_payload)
+        self._check_size(payload, headers)
         if not self._client.is_connected:
             self._metrics.discarded.inc()
             return False
@@ -159,7 +190,7 @@ class Bus:
             if (raw.headers or {}).get("Status") == _NO_RESPONDERS:
                 handler(int(raw.subject.rpartition(".")[2], 16))
 
-        await self._client.subscribe(f"{self._unreachable_inbox}.*", cb=receive)
+        await self._subscribe_raw(f"{self._unreachable_inbox}.*", receive)
 
     async def send_job(self, subject: str, message: Message, key: int, headers: dict[str, str] | None = None) -> bool:
         """Publishes a job; if nobody listens on `subject`, the handler of `watch_unreachable` gets `key`."""
@@ -168,8 +199,13 @@ class Bus:
 
     async def request(self, subject: str, message: Message, timeout_s: float) -> Message:
         """One answer from whoever listens on `subject`; raises `NoReplyError` or `UndecodableMessageError`."""
+        payload = encode(message)
+        self._check_size(payload, None)
+        if not self._client.is_connected:  # the client would keep it, and send it whenever the broker is back
+            self._metrics.discarded.inc()
+            raise NoReplyError(subject, is_unreachable=False)
         try:
-            reply = await self._client.request(subject, encode(message), timeout=timeout_s)
+            reply = await self._client.request(subject, payload, timeout=timeout_s)
         except NoRespondersError as error:
             raise NoReplyError(subject, is_unreachable=True) from error
         except (NatsTimeoutError, ConnectionClosedError) as error:
@@ -178,24 +214,56 @@ class Bus:
 
     async def flush(self) -> None:
         """Returns when the broker has seen everything published and subscribed so far."""
-        if self._client.is_connected:
-            await self._client.flush()
+        for _ in range(2):  # the client's ping overtakes what it has not written yet; the second one cannot
+            if self._client.is_connected:
+                await self._client.flush()
 
     async def close(self) -> None:
         """Sends what is pending and closes the connection."""
-        if self._client.is_connected:
-            await self._client.flush()
+        self._is_closing = True
+        if self._reopening is not None:
+            self._reopening.cancel()
+        with suppress(NatsTimeoutError):  # a broker that hangs must not keep us from leaving
+            await self.flush()
         await self._client.close()
 
+    def _check_size(self, payload: bytes, headers: dict[str, str] | None) -> None:
+        """The broker counts headers too, and closes the connection of who exceeds its limit."""
+        size = len(payload)
+        if headers:
+            lengths = (len(name.encode()) + len(value.encode()) + _HEADER_FRAME for name, value in headers.items())
+            size += _HEADERS_FRAME + sum(lengths)
+        if size > self._client.max_payload:
+            raise MessageTooLargeError(size, self._client.max_payload)
+
     async def _on_error(self, error: Exception) -> None:
-        if isinstance(error, SlowConsumerError):
+        if isinstance(error, HandlerError):
+            self._metrics.handler_errors.inc()
+            log.error("the handler of a message on %s failed", error, exc_info=error.__cause__)
+        elif isinstance(error, SlowConsumerError):
             self._metrics.slow_consumer.inc()
             self._log_once(f"messages dropped, a subscription is behind: {error.subject}")
-        elif isinstance(error, OSError | NatsTimeoutError | ConnectionClosedError) or not self.is_connected:
-            self._log_once(f"NATS connection: {error}")
         else:
-            self._metrics.handler_errors.inc()
-            log.error("a message handler failed", exc_info=error)
+            self._log_once(f"NATS connection: {error or type(error).__name__}")
+
+    async def _on_closed(self) -> None:
+        # The client gives up for good when the broker answers with an error, such as expired credentials.
+        if not self._is_closing:
+            self._reopening = asyncio.create_task(self._reopen())
+
+    async def _reopen(self) -> None:
+        while True:
+            await asyncio.sleep(_REOPEN_WAIT_S)
+            self._client = Client()
+            try:
+                await self._open()
+                for subject, receive in self._subscriptions:
+                    await self._attach(subject, receive)
+                await self._client.flush()
+            except (NatsError, OSError) as error:
+                self._log_once(f"NATS connection: {error}")
+            else:
+                return await self._on_reconnected()
 
     async def _on_disconnected(self) -> None:
         if not self._client.is_closed:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import uvloop
 
 from wire import subjects
+from wire.checkpoint import CheckpointError
 from wire.messages import InstanceState, Peer, Stage
 
 log = logging.getLogger(__name__)
@@ -66,14 +67,28 @@ async def serve(instance: Instance, service: Service, *, exit_on_stdin_eof: bool
     """
     stop = _stop_on_signals(exit_on_stdin_eof)
     try:
-        await service.start()
-        await _enter(instance, service, InstanceState.READY)
-        await stop.wait()
-        await _enter(instance, service, InstanceState.DRAINING)
-        await service.drain()
-        await _enter(instance, service, InstanceState.LEAVING)
+        if await _is_started(service, stop):
+            await _enter(instance, service, InstanceState.READY)
+            await stop.wait()
+            await _enter(instance, service, InstanceState.DRAINING)
+            await service.drain()
+            await _enter(instance, service, InstanceState.LEAVING)
     finally:
         await service.close()
+
+
+async def _is_started(service: Service, stop: asyncio.Event) -> bool:
+    """Starts the service; False if it was told to stop before it was ready, and has given up."""
+    starting = asyncio.ensure_future(service.start())
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not starting.done():
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        return False
+    await starting
+    return True
 
 
 async def _enter(instance: Instance, service: Service, state: InstanceState) -> None:
@@ -89,7 +104,7 @@ def _stop_on_signals(exit_on_stdin_eof: bool) -> asyncio.Event:
     def request_stop() -> None:
         if stop.is_set():
             log.warning("second signal: leaving without draining")
-            sys.exit(1)
+            os._exit(1)  # nothing may hold it up, neither a task nor a thread
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -111,9 +126,9 @@ def _stop_at_eof(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> Callab
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Runs a stage's main coroutine on uvloop; a broker that cannot be reached is one line and exit status 1."""
+    """Runs a stage's main coroutine on uvloop; no broker or no model is one line and exit status 1."""
     try:
         uvloop.run(main)
-    except ConnectionError as error:
+    except (ConnectionError, CheckpointError) as error:
         log.error("%s", error)  # the message says it all
         sys.exit(1)

@@ -4,6 +4,7 @@ Who judges must not be blind: after an own disconnection or a late clock tick, e
 """
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from wire import subjects
 from wire.bus import Bus, Delivery
 from wire.messages import Heartbeat, InstanceState, Message, Peer, PresenceProbe, Stage
+
+log = logging.getLogger(__name__)
 
 HEARTBEAT_INTERVAL_S = 0.5
 _TICK_S = 0.1
@@ -160,6 +163,8 @@ class Presence:
         await self._bus.publish(subjects.PROBE, PresenceProbe(self._describe().peer))
         await self._bus.flush()
         self._tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._watch())]
+        for task in self._tasks:
+            task.add_done_callback(_report_failure)
 
     async def announce(self) -> None:
         """Publishes a heartbeat now, as on every change of state."""
@@ -197,3 +202,9 @@ class Presence:
                 self.table.tick()
             else:
                 self.table.forgive()
+
+
+def _report_failure(task: asyncio.Task[None]) -> None:
+    # Without heartbeats the others count this instance as dead: that must not happen in silence.
+    if not task.cancelled() and task.exception() is not None:
+        log.error("the heartbeats have stopped", exc_info=task.exception())
