@@ -10,9 +10,7 @@ def apply_rope(heads: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
     `cos` and `signed_sin` are [num_tokens, 1, head_dim]; the first half of `signed_sin` is negated, so that a
     rotation is `x * cos + swapped(x) * signed_sin`, where `swapped` exchanges the halves.
     """
-    num_tokens, num_heads, head_dim = heads.shape
-    halves = heads.reshape(num_tokens, num_heads, 2, head_dim // 2)
-    swapped = halves.flip(2).view(num_tokens, num_heads, head_dim)
+    swapped = heads.roll(heads.shape[-1] // 2, dims=-1)
     return torch.addcmul(heads * cos, swapped, signed_sin).to(heads.dtype)
 
 

@@ -170,7 +170,7 @@ class Scheduler:
         return True
 
     def _schedule_waiting(self, plan: _Plan) -> None:
-        prefilling = {s.key for s in self._running if s.is_prefilling and self._is_shareable(s)}
+        prefilling = {s.key for s in self._running if s.is_prefilling and self._will_share(s)}
         index = 0
         while index < len(self._waiting) and len(self._running) < self._max_running and plan.budget > 0:
             sequence = self._waiting[index]
@@ -183,7 +183,7 @@ class Scheduler:
                 return
             del self._waiting[index]
             self._admit(sequence, plan)
-            if self._is_shareable(sequence):
+            if self._will_share(sequence):
                 prefilling.add(sequence.key)
 
     def _admit(self, sequence: Sequence, plan: _Plan) -> None:
@@ -197,8 +197,11 @@ class Scheduler:
         plan.num_cached_tokens += sequence.num_computed_tokens
         plan.add_chunk(sequence)
 
-    def _is_shareable(self, sequence: Sequence) -> bool:
-        return self._residency.cache.is_sharing and sequence.num_prompt_tokens > self._residency.pool.page_size
+    def _will_share(self, sequence: Sequence) -> bool:
+        """Whether its prefill still computes pages that a sibling could take from the cache."""
+        page_size = self._residency.pool.page_size
+        num_shareable = (sequence.num_prompt_tokens - 1) // page_size * page_size
+        return self._residency.cache.is_sharing and sequence.num_computed_tokens < num_shareable
 
     def _preempt(self, sequence: Sequence) -> None:
         self._running.remove(sequence)
