@@ -1,0 +1,108 @@
+"""The columns of one `TextBatch` while they grow. Knows no streams: rows come in as plain values."""
+
+from collections.abc import Callable, Sequence
+
+from detokenizer_svc.token_columns import RowLogprobs
+from wire.columns import pack_f32, pack_u32, pack_u64
+from wire.messages import LogprobTexts, Peer, StreamStart, TextBatch, TextFinish
+
+_ROW_BYTES = 48  # seven integers, a text header, and a share of starts and finishes
+_MAX_UTF8_BYTES = 4
+
+
+class TextRows:
+    """Rows for one gateway. `size` is an upper estimate of the encoded bytes."""
+
+    def __init__(self) -> None:
+        self._keys: list[int] = []
+        self._choices: list[int] = []
+        self._first_indexes: list[int] = []
+        self._counts: list[int] = []
+        self._token_ids: list[int] = []
+        self._text_offsets: list[int] = []
+        self._texts: list[str] = []
+        self.starts: list[StreamStart] = []
+        self.finishes: list[TextFinish] = []
+        self._logprobs: LogprobRows | None = None
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def add(
+        self, key: int, choice: int, first_index: int, token_ids: Sequence[int], text_offset: int, text: str
+    ) -> None:
+        """One stream's new ids and text."""
+        self._keys.append(key)
+        self._choices.append(choice)
+        self._first_indexes.append(first_index)
+        self._counts.append(len(token_ids))
+        self._token_ids.extend(token_ids)
+        self._text_offsets.append(text_offset)
+        self._texts.append(text)
+        self.size += _ROW_BYTES + 4 * len(token_ids) + _MAX_UTF8_BYTES * len(text)
+
+    def add_logprobs(
+        self, logprobs: RowLogprobs, token_ids: Sequence[int], token_bytes: Callable[[int], bytes]
+    ) -> None:
+        """The logprobs of the row added last."""
+        if self._logprobs is None:
+            self._logprobs = LogprobRows(token_bytes)
+        self.size += self._logprobs.add(len(self) - 1, logprobs, token_ids)
+
+    def build(self, detokenizer: Peer, worker: Peer) -> TextBatch:
+        """The message."""
+        return TextBatch(
+            detokenizer=detokenizer,
+            worker=worker,
+            keys=pack_u64(self._keys),
+            choices=pack_u32(self._choices),
+            first_indexes=pack_u32(self._first_indexes),
+            counts=pack_u32(self._counts),
+            token_ids=pack_u32(self._token_ids),
+            text_offsets=pack_u32(self._text_offsets),
+            texts=self._texts,
+            starts=tuple(self.starts),
+            finishes=tuple(self.finishes),
+            logprobs=self._logprobs.build() if self._logprobs else None,
+        )
+
+
+class LogprobRows:
+    """The columns of one `LogprobTexts` while they grow."""
+
+    def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
+        self._token_bytes = token_bytes
+        self._rows: list[int] = []
+        self._chosen: list[float] = []
+        self._texts: list[bytes] = []
+        self._num_top: list[int] = []
+        self._top_ids: list[int] = []
+        self._top: list[float] = []
+        self._top_texts: list[bytes] = []
+
+    def add(self, row: int, logprobs: RowLogprobs, token_ids: Sequence[int]) -> int:
+        """One row; returns about how many bytes it adds."""
+        texts = [self._token_bytes(token_id) for token_id in token_ids]
+        top_texts = [self._token_bytes(token_id) for token_id in logprobs.top_ids]
+        self._rows.append(row)
+        self._chosen.extend(logprobs.chosen)
+        self._texts.extend(texts)
+        self._num_top.append(logprobs.num_top)
+        self._top_ids.extend(logprobs.top_ids)
+        self._top.extend(logprobs.top)
+        self._top_texts.extend(top_texts)
+        num_text_bytes = sum(map(len, texts)) + sum(map(len, top_texts))
+        return 8 + num_text_bytes + 9 * len(texts) + 13 * len(top_texts)
+
+    def build(self) -> LogprobTexts:
+        """The part of the message."""
+        return LogprobTexts(
+            rows=pack_u32(self._rows),
+            chosen=pack_f32(self._chosen),
+            texts=self._texts,
+            num_top=pack_u32(self._num_top),
+            top_ids=pack_u32(self._top_ids),
+            top=pack_f32(self._top),
+            top_texts=self._top_texts,
+        )
