@@ -11,14 +11,16 @@ from tests.unit.gpu_worker.builders import Collector, Rig, make_rig, request
 
 # Few different tokens and few lengths, so that prefixes meet.
 _prompts = st.tuples(st.sampled_from((1, 2)), st.integers(1, 14))
-_arrival = st.tuples(st.just("add"), _prompts, st.integers(1, 3), st.integers(0, 9), st.integers(0, 3), st.booleans())
+_arrival = st.tuples(
+    st.just("add"), _prompts, st.integers(1, 3), st.integers(0, 12), st.sampled_from((0, 0, 3)), st.booleans()
+)
 _step = st.tuples(st.just("step"), st.integers(1, 4))
 _abort = st.tuples(st.just("abort"), st.integers(0, 20), st.none() | st.integers(0, 2))
-_operations = st.lists(_arrival | _step | _abort | st.just(("flush",)), max_size=14)
+_operations = st.lists(_arrival | _step | _abort | st.just(("flush",)), min_size=4, max_size=24)
 _rigs = st.fixed_dictionaries(
     {
-        "num_pages": st.integers(4, 12),
-        "page_size": st.sampled_from((1, 2, 4)),
+        "num_pages": st.integers(5, 10),
+        "page_size": st.sampled_from((2, 3, 4)),
         "has_prefix_cache": st.booleans(),
         "max_running_requests": st.integers(1, 5),
         "max_prefill_tokens": st.sampled_from((1, 3, 8, 100)),
