@@ -20,6 +20,7 @@ class Tombstones:
     def add(self, key: int, choice: int | None = None) -> None:
         """Remembers an abort of a whole key, or of one choice of it."""
         self._prune()
+        self._expiries.pop((key, choice), None)  # so that it moves to the end
         self._expiries[key, choice] = self._clock() + self._lifetime_s
 
     def covers(self, key: int, choice: int | None = None) -> bool:
