@@ -80,7 +80,7 @@ class Keeper:
 
     async def _live(self) -> int:
         self._last_lines.clear()
-        self._process = await Process.start(self._make_spec(), self._on_line)
+        self._process = Process(self._make_spec(), self._on_line)
         if self._is_stopping.is_set():
             self._process.terminate()
         try:

@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import os
 import signal
-from asyncio.subprocess import PIPE, STDOUT
+import subprocess
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -30,23 +31,22 @@ class ProcessSpec:
 class Process:
     """A running child. Whatever it started itself ends with it."""
 
-    def __init__(self, child: asyncio.subprocess.Process, show: Callable[[OutputLine], None]) -> None:
-        self._child = child
-        self._output = asyncio.create_task(self._read_output(show))
-
-    @classmethod
-    async def start(cls, spec: ProcessSpec, show: Callable[[OutputLine], None]) -> "Process":
+    def __init__(self, spec: ProcessSpec, show: Callable[[OutputLine], None]) -> None:
         """Starts it; `show` gets every line of its standard output and error. Raises OSError if it cannot be run."""
-        child = await asyncio.create_subprocess_exec(
-            *spec.command,
+        self._child = subprocess.Popen(  # noqa: S603  # the launcher's own command line
+            spec.command,
             env=spec.environment,
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=STDOUT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
             pass_fds=spec.inherited_fds,
         )
-        return cls(child, show)
+        loop = asyncio.get_running_loop()
+        self._status: asyncio.Future[int] = loop.create_future()
+        # A thread, because asyncio's own `wait` also waits for the pipes, which a grandchild may hold open for ever.
+        threading.Thread(target=self._await_end, args=(loop,), daemon=True).start()
+        self._output = asyncio.create_task(self._read_output(show))
 
     @property
     def pid(self) -> int:
@@ -55,25 +55,31 @@ class Process:
 
     async def wait(self) -> int:
         """Its exit status (-n for signal n), once all of its output has been shown."""
-        status = await self._child.wait()
+        status = await asyncio.shield(self._status)
         self.kill()  # what it started and left behind
         await self._output
+        assert self._child.stdin is not None
+        self._child.stdin.close()
         return status
 
     def terminate(self) -> None:
         """Asks it to finish its work and leave. A process that is gone already is fine."""
-        with contextlib.suppress(ProcessLookupError):
-            self._child.terminate()
+        self._child.terminate()
 
     def kill(self) -> None:
         """Ends it at once, and all that it started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
+    def _await_end(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.call_soon_threadsafe(self._status.set_result, self._child.wait())
+
     async def _read_output(self, show: Callable[[OutputLine], None]) -> None:
-        assert self._child.stdout is not None
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, self._child.stdout)
         splitter = LineSplitter()
-        while chunk := await self._child.stdout.read(_READ_BYTES):
+        while chunk := await reader.read(_READ_BYTES):
             for line in splitter.feed(chunk):
                 show(line)
         for line in splitter.feed(b"", is_last=True):
