@@ -1,0 +1,54 @@
+"""Who is let in: refuses at once, before any work, what could only wait or fail."""
+
+import math
+
+from gateway.errors import RequestError, unavailable
+from gateway.inflight.pipeline import Pipeline
+from wire.messages import InstanceState, Stage
+from wire.node import Node
+
+
+class Admission:
+    """503 while something is missing or leaving, 429 while the queue is full."""
+
+    def __init__(self, node: Node, pipeline: Pipeline, max_queued_requests: int | None) -> None:
+        self._node = node
+        self._pipeline = pipeline
+        self._max_queued_requests = max_queued_requests
+
+    def check(self) -> None:
+        """Raises for a new call that cannot be served now."""
+        self.check_ready()
+        limit = self._max_queued_requests
+        if limit is not None and self._num_waiting() >= max(limit, 1):
+            headers = {"Retry-After": str(self._retry_after_s())}
+            raise RequestError(429, "The request queue is full.", code="queue_full", headers=headers)
+
+    def check_ready(self) -> None:
+        """Raises unless every stage has a ready instance and this one is not leaving."""
+        if self._node.instance.state in (InstanceState.DRAINING, InstanceState.LEAVING):
+            raise RequestError(503, "The server is shutting down.", code="draining")
+        if not (self._node.data.is_connected and self._node.control.is_connected):
+            raise RequestError(503, "The connection to NATS is lost. Try again later.", code="unavailable")
+        if missing := self._pipeline.dispatcher.missing_stage():
+            raise unavailable(missing)
+
+    def _num_waiting(self) -> int:
+        """What waits at the workers, and what is still on its way to one.
+
+        A heartbeat is up to half a second old, so own requests that a worker has queued since count from here.
+        """
+        beats = (member.heartbeat for member in self._pipeline.dispatcher.ready(Stage.WORKER))
+        num_at_workers = sum(beat.num_waiting for beat in beats)
+        num_own_queued = num_on_the_way = 0
+        for generation in self._pipeline.in_flight:
+            attempt = generation.attempt
+            if attempt is None or attempt.worker_id not in attempt.receipts:
+                num_on_the_way += 1
+            elif not attempt.is_running:
+                num_own_queued += 1
+        return num_on_the_way + max(num_at_workers, num_own_queued)
+
+    def _retry_after_s(self) -> int:
+        backlogs = [member.heartbeat.backlog_s for member in self._pipeline.dispatcher.ready(Stage.WORKER)]
+        return max(1, math.ceil(min(backlogs, default=1.0)))

@@ -1,0 +1,94 @@
+"""SGLang's routes that generate, tokenize, abort and flush."""
+
+from typing import Annotated
+
+from litestar import post, route
+from litestar.enums import MediaType
+from litestar.params import Parameter
+from litestar.response import Response
+
+from gateway.errors import bad_request
+from gateway.http.context import Gateway, HttpRequest
+from gateway.intake.generate import take_generate
+from gateway.intake.messages import template_messages
+from gateway.schemas.decode import decode_json, decode_native
+from gateway.schemas.native import AbortRequest, DetokenizeRequest, GenerateRequest, TokenizeRequest
+from wire.columns import pack_u32, unpack_u32
+from wire.messages import ChatPrompt, Detokenize, Prompt, TextPrompt, Tokenize
+
+
+@route("/generate", http_method=["POST", "PUT"], status_code=200, body=GenerateRequest)
+async def generate(request: HttpRequest, gateway: Gateway) -> Response[None]:
+    """Continues one prompt or several."""
+    answer = take_generate(decode_native(await gateway.read_body(request), GenerateRequest), gateway.settings)
+    gateway.admission.check()
+    return gateway.respond(request, answer.call, answer)
+
+
+@post("/abort_request", status_code=200, body=AbortRequest)
+async def abort_request(request: HttpRequest, gateway: Gateway) -> None:
+    """Ends requests whose id begins with `rid`, or all, with the finish reason `abort`."""
+    body = decode_json(await gateway.read_body(request), AbortRequest)
+    if body.abort_all:
+        await gateway.pipeline.abort("")
+    elif body.rid:
+        await gateway.pipeline.abort(body.rid)
+    else:
+        raise bad_request("Either rid or abort_all should be provided.")
+
+
+@route("/flush_cache", http_method=["GET", "POST"], status_code=200, media_type=MediaType.TEXT)
+async def flush_cache(
+    gateway: Gateway, timeout_s: Annotated[float, Parameter(query="timeout", ge=0)] = 0.0
+) -> Response[str]:
+    """Drops every worker's prefix cache; refused while a worker is busy for longer than `timeout` seconds."""
+    replies = await gateway.asking.flush_caches(timeout_s)
+    refused = [reply.message for reply in replies if not reply.is_flushed]
+    if refused:
+        return Response(f"Cache not flushed: {'; '.join(refused)}\n", status_code=400, media_type=MediaType.TEXT)
+    return Response("Cache flushed.\n", media_type=MediaType.TEXT)
+
+
+@post(["/tokenize", "/v1/tokenize"], status_code=200, body=TokenizeRequest)
+async def tokenize(request: HttpRequest, gateway: Gateway) -> dict[str, object]:
+    """Ids of a prompt, of several, or of a chat."""
+    body = decode_json(await gateway.read_body(request), TokenizeRequest)
+    prompts = _prompts(body)
+    add_special_tokens = body.add_special_tokens is not False
+    reply = await gateway.asking.tokenize(Tokenize(prompts=prompts, add_special_tokens=add_special_tokens))
+    tokens = [unpack_u32(column).tolist() for column in reply.token_ids]
+    counts = [len(ids) for ids in tokens]
+    is_list = isinstance(body.prompt, list)
+    return {
+        "tokens": tokens if is_list else tokens[0],
+        "count": counts if is_list else counts[0],
+        "max_model_len": reply.context_length,
+    }
+
+
+@post(["/detokenize", "/v1/detokenize"], status_code=200, body=DetokenizeRequest)
+async def detokenize(request: HttpRequest, gateway: Gateway) -> dict[str, object]:
+    """The text of ids, or of several lists of them."""
+    body = decode_json(await gateway.read_body(request), DetokenizeRequest)
+    is_list = bool(body.tokens) and isinstance(body.tokens[0], list)
+    columns = [pack_u32(ids) for ids in body.tokens] if is_list else [pack_u32(body.tokens)]  # type: ignore[arg-type]
+    skip = body.skip_special_tokens is not False
+    reply = await gateway.asking.detokenize(Detokenize(token_ids=tuple(columns), skip_special_tokens=skip))
+    return {"text": list(reply.texts) if is_list else reply.texts[0]}
+
+
+def _prompts(body: TokenizeRequest) -> tuple[Prompt, ...]:
+    if (body.prompt is None) == (body.messages is None):
+        raise bad_request("Exactly one of prompt and messages should be provided.")
+    if body.messages is not None:
+        continues = bool(body.continue_final_message)
+        chat = ChatPrompt(
+            messages=template_messages(body.messages),
+            tools=None if body.tool_choice == "none" else body.tools,
+            template_kwargs=body.chat_template_kwargs or {},
+            add_generation_prompt=not continues if body.add_generation_prompt is None else body.add_generation_prompt,
+            continue_final_message=continues,
+        )
+        return (chat,)
+    texts = body.prompt if isinstance(body.prompt, list) else [body.prompt or ""]
+    return tuple(TextPrompt(text) for text in texts)

@@ -1,0 +1,109 @@
+"""Routes for operators and balancers: health, readiness, what runs here, metrics."""
+
+import time
+from importlib.metadata import version
+
+import msgspec
+from litestar import get, route
+from litestar.enums import MediaType
+from litestar.response import Response
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from gateway.errors import RequestError
+from gateway.http.context import Gateway, HttpRequest
+from gateway.inflight.recovery import STEP_TIMEOUT_S
+from gateway.intake.generate import take_generate
+from gateway.schemas.native import GenerateRequest
+from wire.messages import Stage
+from wire.settings import public_values
+
+
+@route("/", http_method=["GET", "HEAD"], status_code=200, media_type=MediaType.TEXT)
+async def root() -> str:
+    """Says that this is it."""
+    return "Millrace is running"
+
+
+@get("/health", media_type=MediaType.TEXT)
+async def health(gateway: Gateway) -> str:
+    """200 while every stage has a ready instance and some worker's step is not hung; runs nothing."""
+    gateway.admission.check_ready()
+    ages = [member.heartbeat.step_age_s for member in gateway.asking.instances(Stage.WORKER)]
+    if min(ages) > STEP_TIMEOUT_S:
+        message = f"Every worker hangs in a step: for {min(ages):.0f} s, the limit is {STEP_TIMEOUT_S:g} s."
+        raise RequestError(503, message, code="unavailable")
+    return ""
+
+
+@get("/ready", media_type=MediaType.TEXT)
+async def ready(gateway: Gateway) -> str:
+    """200 while new requests are taken."""
+    gateway.admission.check_ready()
+    return ""
+
+
+@get("/health_generate")
+async def health_generate(request: HttpRequest, gateway: Gateway) -> Response[None]:
+    """Generates one token through every stage."""
+    body = GenerateRequest(text="health", sampling_params={"max_new_tokens": 1, "temperature": 0})
+    answer = take_generate(body, gateway.settings)
+    gateway.admission.check_ready()
+    return gateway.respond(request, answer.call, answer)
+
+
+@get(["/model_info", "/get_model_info"])
+async def model_info(gateway: Gateway) -> dict[str, object]:
+    """The served model, as a tokenizer describes it."""
+    described = await gateway.asking.describe_stage(Stage.TOKENIZER)
+    model = described[0].model if described else {}
+    defaults: dict[str, object] = {
+        "model_path": gateway.settings.model_path,
+        "tokenizer_path": gateway.settings.model_path,
+        "served_model_name": gateway.settings.model_name,
+        "is_generation": True,
+        "preferred_sampling_params": None,
+        "weight_version": "default",
+        "load_format": "safetensors",
+        "reasoning_parser": None,
+        "tool_call_parser": None,
+        "disaggregation_mode": "null",
+        "has_image_understanding": False,
+        "has_audio_understanding": False,
+        "model_type": None,
+        "architectures": None,
+    }
+    return defaults | model
+
+
+@get(["/server_info", "/get_server_info"])
+async def server_info(gateway: Gateway) -> dict[str, object]:
+    """What every stage runs with, flat; per worker its counters in `internal_states`."""
+    merged: dict[str, object] = {}
+    for stage in (Stage.DETOKENIZER, Stage.TOKENIZER, Stage.WORKER):
+        for description in await gateway.asking.describe_stage(stage):
+            merged |= description.settings | description.model
+    workers = await gateway.asking.describe_stage(Stage.WORKER)
+    merged |= public_values(gateway.settings)
+    merged |= {
+        "served_model_name": gateway.settings.model_name,
+        "internal_states": [worker.stats for worker in workers],
+        "instances": _instances(gateway),
+        "startup_time": gateway.node.instance.started_ns / 1e9,
+        "uptime_s": time.time() - gateway.node.instance.started_ns / 1e9,
+        "version": version("millrace"),
+    }
+    return merged
+
+
+def _instances(gateway: Gateway) -> list[dict[str, object]]:
+    beats = (member.heartbeat for stage in Stage for member in gateway.node.members.of_stage(stage))
+    return [msgspec.to_builtins(beat) | {"type": None} for beat in beats]
+
+
+@get("/metrics")
+async def metrics(gateway: Gateway) -> Response[bytes]:
+    """Prometheus."""
+    if not gateway.settings.enable_metrics:
+        raise RequestError(404, "Metrics are off: start with --enable-metrics.")
+    return Response(generate_latest(gateway.node.registry), headers={"content-type": CONTENT_TYPE_LATEST})

@@ -1,0 +1,172 @@
+"""One request in flight (one prompt, n choices), its current attempt, and the HTTP call that it belongs to."""
+
+import asyncio
+import enum
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from opentelemetry.trace import Span
+
+from gateway.errors import RequestError
+from gateway.inflight.choice import Choice
+from wire.messages import Dispatched, FinishReason, Prompt, SequenceStart, TextFinish
+from wire.sampling import SamplingParams
+from wire.telemetry import NO_SPAN
+
+
+class Cause(enum.StrEnum):
+    """Why an attempt was made: the first, or what ended the one before."""
+
+    NEW = "new"
+    UNREACHABLE = "unreachable"
+    NOT_ACCEPTED = "not_accepted"
+    TOKENIZER_LOST = "tokenizer_lost"
+    WORKER_LOST = "worker_lost"
+    WORKER_HUNG = "worker_hung"
+    DETOKENIZER_LOST = "detokenizer_lost"
+    MISSING = "missing"
+    SILENT = "silent"
+    BEHIND = "behind"
+    GAP = "gap"
+    FAILED = "failed"
+    RELEASED = "released"
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationInput:
+    """What the client asked for, as the tokenizer will get it."""
+
+    request_id: str
+    prompt: Prompt
+    sampling: SamplingParams
+    sampling_from_model: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One try. `accept_by` is when the present holder must have answered; None once it has.
+
+    `owed` is a number of output tokens that the worker has reported and the gateway has not all received, since
+    `owed_since`. `num_missing` counts Progress of the holder in a row that did not name the key.
+    """
+
+    key: int
+    number: int
+    cause: Cause
+    tokenizer_id: str
+    detokenizer_id: str
+    accept_by: float | None
+    heard_at: float
+    span: Span = NO_SPAN
+    worker_id: str = ""
+    receipts: set[str] = field(default_factory=set)
+    is_running: bool = False
+    num_missing: int = 0
+    owed: int = 0
+    owed_since: float = 0.0
+    has_delivered: bool = False
+
+    @property
+    def holder_id(self) -> str:
+        """Who must answer for the request now."""
+        return self.worker_id or self.tokenizer_id
+
+
+@dataclass(slots=True, eq=False)
+class Generation:
+    """One request. It survives its attempts; `attempt` is None while it waits for the next one.
+
+    `dispatched` is frozen by the first attempt that came so far. `resume_at` is finite while a repeat is planned.
+    `disturbed_since` is when the present trouble began; `num_repairs` and `num_crashes` count since the last delivered
+    token; `suspects` are the instances that had it then.
+    """
+
+    input: GenerationInput
+    choices: list[Choice]
+    call: "Call"
+    attempt: Attempt | None = None
+    num_attempts: int = 0
+    dispatched: Dispatched | None = None
+    error: RequestError | None = None
+    num_prompt_tokens: int = 0
+    cached_tokens: int = 0
+    has_started: bool = False
+    first_token_at: float = 0.0
+    last_token_at: float = 0.0
+    next_cause: Cause = Cause.NEW
+    resume_at: float = math.inf
+    disturbed_since: float | None = None
+    num_repairs: int = 0
+    num_crashes: int = 0
+    suspects: set[str] = field(default_factory=set)
+
+    @property
+    def is_done(self) -> bool:
+        """Nothing more will come: every choice has its finish, or the request failed."""
+        return self.error is not None or all(choice.finish for choice in self.choices)
+
+    @property
+    def num_received(self) -> int:
+        """Output ids received, over all choices."""
+        return sum(len(choice.token_ids) for choice in self.choices)
+
+    def unfinished(self) -> tuple[SequenceStart, ...]:
+        """What the next attempt has to continue."""
+        return tuple(
+            SequenceStart(choice.index, choice.token_ids.tobytes(), choice.text_len)
+            for choice in self.choices
+            if choice.finish is None
+        )
+
+    def fail(self, error: RequestError) -> None:
+        """Ends the request with an error."""
+        self.error = error
+        self.call.changed.set()
+
+    def finish_aborted(self, message: str) -> None:
+        """Ends every unfinished choice as aborted, which is no error."""
+        for choice in self.choices:
+            choice.finish = choice.finish or self._aborted(choice, message)
+        self.call.changed.set()
+
+    def _aborted(self, choice: Choice, message: str) -> TextFinish:
+        now = time.time_ns()
+        reason, num_tokens = FinishReason.ABORT, len(choice.token_ids)
+        return TextFinish(
+            0, reason, None, self.num_prompt_tokens, num_tokens, self.cached_tokens, 0, 0, 0, now, now, message=message
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One HTTP call: its generations in the order of its prompts, and the event that wakes its writer."""
+
+    model: str
+    is_streaming: bool
+    received_ns: int = field(default_factory=time.time_ns)
+    received_at: float = field(default_factory=time.monotonic)
+    generations: list[Generation] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    span: Span = NO_SPAN
+
+    def add(self, generation_input: GenerationInput) -> Generation:
+        """One more prompt."""
+        choices = [Choice(index) for index in range(generation_input.sampling.n)]
+        generation = Generation(generation_input, choices, self)
+        self.generations.append(generation)
+        return generation
+
+    @property
+    def is_done(self) -> bool:
+        """Every generation is done."""
+        return all(generation.is_done for generation in self.generations)
+
+    @property
+    def error(self) -> RequestError | None:
+        """The first error of a generation."""
+        return next((generation.error for generation in self.generations if generation.error), None)
+
+
+Clock = Callable[[], float]

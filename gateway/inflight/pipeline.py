@@ -1,0 +1,172 @@
+"""From the HTTP side to the other stages and back: submit a call, and its generations fill up until they are done."""
+
+import asyncio
+import time
+
+from gateway.errors import RequestError, too_large
+from gateway.inflight.arrivals import Arrivals
+from gateway.inflight.dispatch import Dispatcher
+from gateway.inflight.generation import Attempt, Call, Cause, Generation
+from gateway.inflight.in_flight import InFlight
+from gateway.inflight.recovery import TICK_S, Recovery
+from gateway.inflight.spans import AttemptSpans
+from gateway.metrics import GatewayMetrics
+from wire import subjects
+from wire.bus import Delivery, MessageTooLargeError
+from wire.messages import Abort, Dispatched, Failed, Message, Progress, Released, TextBatch
+from wire.node import Node
+from wire.presence import Member
+
+_ABORTED_BY_CLIENT = "The request was aborted."
+
+
+class Pipeline:
+    """The requests of this gateway. One subscription brings everything; keys tell what belongs where."""
+
+    def __init__(self, node: Node, metrics: GatewayMetrics, resume_timeout_s: float) -> None:
+        self.in_flight = InFlight()
+        self._node = node
+        self._metrics = metrics
+        self._spans = AttemptSpans(node.tracing)
+        self.recovery = Recovery(
+            self.in_flight, node.members, metrics, resume_timeout_s, self._fail, self._on_attempt_ended
+        )
+        self._arrivals = Arrivals(self.in_flight, metrics, self.recovery.gap, self._finish)
+        self.dispatcher = Dispatcher(node, self.in_flight, self.recovery, self._spans)
+        self._has_outgoing = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Subscribes; from here on other stages can answer."""
+        subject = subjects.gateway(self._node.instance.instance_id)
+        await self._node.data.subscribe(subject, self._on_message)
+        await self._node.control.subscribe(subject, self._on_message)
+        await self._node.data.watch_unreachable(self._on_unreachable)
+        for bus in (self._node.data, self._node.control):
+            bus.on_connection_change(lambda _: self.recovery.forgive())
+        self._node.members.on_lost.append(self._on_lost)
+        self._node.members.on_joined.append(self.recovery.joined)
+        self._tasks = [asyncio.create_task(self._send_outgoing()), asyncio.create_task(self._watch())]
+
+    async def submit(self, call: Call) -> None:
+        """Sends the first attempt of every generation."""
+        for generation in call.generations:
+            self.in_flight.admit(generation)
+        for generation in call.generations:
+            await self._send(generation)
+
+    async def abandon(self, call: Call) -> None:
+        """The client is gone: every stage stops working on its generations."""
+        for generation in call.generations:
+            self._abandon(generation)
+        await self._send_aborts()
+
+    async def abort(self, request_id_prefix: str) -> int:
+        """Ends matching generations gracefully; an empty prefix matches all. Returns how many there were."""
+        aborted = [g for g in self.in_flight if g.input.request_id.startswith(request_id_prefix)]
+        for generation in aborted:
+            generation.finish_aborted(_ABORTED_BY_CLIENT)
+            self._abandon(generation)
+        await self._send_aborts()
+        return len(aborted)
+
+    async def fail_all(self, error: RequestError) -> None:
+        """Ends everything that is left with an error."""
+        for generation in self.in_flight:
+            self._fail(generation, error)
+        await self._send_aborts()
+
+    async def stop(self) -> None:
+        """Ends the background tasks."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _on_message(self, message: Message, _: Delivery) -> None:
+        match message:
+            case TextBatch():
+                self._arrivals.apply(message)
+            case Progress():
+                self.recovery.progress(message)
+            case Dispatched():
+                self.recovery.dispatched(message)
+            case Failed():
+                self.recovery.failed(message)
+            case Released():
+                self.recovery.released(message)
+            case _:
+                return
+        self._wake_if_outgoing()
+
+    def _on_unreachable(self, key: int) -> None:
+        self.recovery.unreachable(key)
+        self._wake_if_outgoing()
+
+    def _on_lost(self, member: Member, _: str) -> None:
+        self.recovery.lost(member)
+        self._wake_if_outgoing()
+
+    def _wake_if_outgoing(self) -> None:
+        if self.recovery.outbox.aborts or self.recovery.outbox.due:
+            self._has_outgoing.set()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            if self._node.data.is_connected and self._node.control.is_connected:
+                self.recovery.tick()
+            else:
+                self.recovery.forgive()
+            self._wake_if_outgoing()
+
+    async def _send_outgoing(self) -> None:
+        while True:
+            await self._has_outgoing.wait()
+            self._has_outgoing.clear()
+            await self._send_aborts()
+            for generation in self.recovery.outbox.take_due():
+                if not generation.is_done and generation.attempt is None:
+                    await self._send(generation)
+
+    async def _send(self, generation: Generation) -> None:
+        try:
+            await self.dispatcher.send(generation)
+        except MessageTooLargeError as error:
+            self._fail(generation, too_large(error.size, error.limit))
+        if generation.attempt is not None:
+            self._metrics.count_attempt(generation.attempt.cause)
+
+    async def _send_aborts(self) -> None:
+        for holder_id, key in self.recovery.outbox.take_aborts():
+            abort = Abort(self._node.instance.peer, key)
+            await self._node.control.publish(self._control_subject(holder_id), abort)
+
+    def _control_subject(self, holder_id: str) -> str:
+        model_key = self._node.instance.model_key
+        member = self._node.members.get(holder_id)
+        if member is None:
+            return subjects.abort(model_key)
+        return subjects.control(model_key, member.heartbeat.stage, holder_id)
+
+    def _abandon(self, generation: Generation) -> None:
+        if generation.attempt is not None:
+            self.recovery.abandon(generation.attempt)
+        if not generation.is_done:
+            generation.finish_aborted(_ABORTED_BY_CLIENT)
+        self._finish(generation)
+
+    def _fail(self, generation: Generation, error: RequestError) -> None:
+        if generation.attempt is not None:
+            self.recovery.abandon(generation.attempt)
+        generation.fail(error)
+        self._finish(generation)
+
+    def _finish(self, generation: Generation) -> None:
+        attempt = generation.attempt
+        if self.in_flight.remove(generation):
+            if attempt is not None:
+                self._spans.end(generation, attempt)
+            self._metrics.count_finished(generation, time.monotonic())
+
+    def _on_attempt_ended(self, generation: Generation, attempt: Attempt, cause: Cause) -> None:
+        self._spans.end(generation, attempt, cause)

@@ -1,0 +1,299 @@
+"""Notices that an attempt is lost, and decides what follows. Sends nothing: it fills an outbox and sets due times.
+
+Who judges must not be blind: `forgive` starts every deadline anew after an own disconnection or a late tick.
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gateway.errors import RequestError, from_code
+from gateway.inflight.generation import Attempt, Cause, Clock, Generation
+from gateway.inflight.in_flight import InFlight
+from wire.columns import unpack_u8, unpack_u32, unpack_u64
+from wire.messages import Dispatched, ErrorCode, Failed, Progress, Released, RequestState, Stage
+from wire.presence import Member, MemberTable
+
+TICK_S = 0.1
+_LATE_TICK_S = 0.5
+_ACCEPTANCE_S = 1.0
+_BEHIND_S = 1.0
+_SILENCE_S = 2.0
+_MAX_MISSING = 2
+_MAX_CRASHES = 3
+_MAX_REPAIRS = 30
+_FIRST_BACKOFF_S = 0.05
+_LONGEST_BACKOFF_S = 2.0
+STEP_TIMEOUT_S = 60.0
+
+_LOST = {
+    Stage.TOKENIZER: Cause.TOKENIZER_LOST,
+    Stage.WORKER: Cause.WORKER_LOST,
+    Stage.DETOKENIZER: Cause.DETOKENIZER_LOST,
+}
+_CRASHES = frozenset({Cause.WORKER_LOST, Cause.WORKER_HUNG, Cause.FAILED})
+
+
+class RecoveryCounters(Protocol):
+    """What recovery counts."""
+
+    def count_repair(self, cause: Cause) -> None:
+        """An attempt that was given up."""
+
+    def count_unknown_keys(self, keys: int) -> None:
+        """Keys that a holder reported and nobody here waits for."""
+
+
+@dataclass(slots=True)
+class Outbox:
+    """What the sending side has to do next: aborts per holder (an empty id means everybody), and due generations."""
+
+    aborts: list[tuple[str, int]] = field(default_factory=list)
+    due: list[Generation] = field(default_factory=list)
+
+    def take_aborts(self) -> list[tuple[str, int]]:
+        """Empties that part of the box."""
+        aborts, self.aborts = self.aborts, []
+        return aborts
+
+    def take_due(self) -> list[Generation]:
+        """Empties that part of the box."""
+        due, self.due = self.due, []
+        return due
+
+
+class Recovery:
+    """Every rule by which an attempt ends before its generation does."""
+
+    def __init__(
+        self,
+        in_flight: InFlight,
+        members: MemberTable,
+        counters: RecoveryCounters,
+        resume_timeout_s: float,
+        on_failed: Callable[[Generation, RequestError], None],
+        on_attempt_ended: Callable[[Generation, Attempt, Cause], None],
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.outbox = Outbox()
+        self._in_flight = in_flight
+        self._members = members
+        self._counters = counters
+        self._resume_timeout_s = resume_timeout_s
+        self._fail = on_failed
+        self._on_attempt_ended = on_attempt_ended
+        self._clock = clock
+        self._last_tick = clock()
+
+    def acceptance_deadline(self) -> float:
+        """Until when a holder that was given a request now must say that it has it."""
+        return self._clock() + _ACCEPTANCE_S
+
+    def dispatched(self, message: Dispatched) -> None:
+        """The tokenizer passed the request on: what a resume needs is known, and the worker must answer next."""
+        generation = self._in_flight.by_key.get(message.key)
+        if generation is None or (attempt := generation.attempt) is None:
+            return
+        if generation.dispatched is None:
+            generation.dispatched = message  # frozen: every later attempt continues from these ids and this model
+        attempt.worker_id = message.worker.instance_id
+        attempt.heard_at, attempt.num_missing = self._clock(), 0
+        is_accepted = attempt.worker_id in attempt.receipts
+        attempt.accept_by = None if is_accepted else self.acceptance_deadline()
+        if self._members.get(attempt.worker_id) is None:
+            self.repair(generation, Cause.WORKER_LOST)
+
+    def progress(self, message: Progress) -> None:
+        """A holder tells what it holds."""
+        sender_id = message.sender.instance_id
+        columns = unpack_u64(message.keys), unpack_u8(message.states), unpack_u32(message.num_output_tokens)
+        named = set(columns[0])
+        for key, state, num_output_tokens in zip(*columns, strict=True):
+            generation = self._in_flight.by_key.get(key)
+            if generation is not None and generation.attempt is not None:
+                self._hear(generation, generation.attempt, sender_id, RequestState(state), num_output_tokens)
+            elif state != RequestState.FINISHED:
+                self._counters.count_unknown_keys(1)
+                self.outbox.aborts.append((sender_id, key))
+        if not message.is_receipt:
+            self._count_missing(sender_id, named)
+
+    def _hear(
+        self, generation: Generation, attempt: Attempt, sender_id: str, state: RequestState, num_output_tokens: int
+    ) -> None:
+        attempt.receipts.add(sender_id)
+        if sender_id != attempt.holder_id:
+            return
+        now = self._clock()
+        attempt.accept_by, attempt.heard_at, attempt.num_missing = None, now, 0
+        if sender_id != attempt.worker_id:
+            return
+        generation.disturbed_since = None
+        attempt.is_running = attempt.is_running or state != RequestState.QUEUED
+        num_received = generation.num_received
+        if num_received >= attempt.owed:
+            attempt.owed, attempt.owed_since = (num_output_tokens, now) if num_output_tokens > num_received else (0, 0)
+
+    def _count_missing(self, sender_id: str, named: set[int]) -> None:
+        for generation in self._in_flight:
+            attempt = generation.attempt
+            if attempt is None or attempt.holder_id != sender_id or attempt.accept_by or attempt.key in named:
+                continue
+            attempt.num_missing += 1
+            if attempt.num_missing >= _MAX_MISSING:
+                self.repair(generation, Cause.MISSING)
+
+    def failed(self, message: Failed) -> None:
+        """A stage could not do it: another attempt, or the client's error."""
+        generation = self._in_flight.by_key.get(message.key)
+        if generation is None:
+            return
+        if not message.is_retryable:
+            self._fail(generation, from_code(message.code, message.message))
+        elif message.code is ErrorCode.INTERNAL:
+            self.repair(generation, Cause.FAILED, suspect_id=message.sender.instance_id)
+        else:
+            self.repair(generation, Cause.RELEASED)
+
+    def released(self, message: Released) -> None:
+        """A draining instance gives requests back; that is no crash."""
+        for key in unpack_u64(message.keys):
+            if generation := self._in_flight.by_key.get(key):
+                self.repair(generation, Cause.RELEASED)
+
+    def unreachable(self, key: int) -> None:
+        """Nobody listens where the job was sent."""
+        if generation := self._in_flight.by_key.get(key):
+            self.repair(generation, Cause.UNREACHABLE)
+
+    def lost(self, member: Member) -> None:
+        """An instance is gone: whatever it was needed for is tried again."""
+        stage = member.heartbeat.stage
+        for generation in self._in_flight:
+            attempt = generation.attempt
+            if attempt is not None and member.instance_id in _needed(attempt, stage):
+                self.repair(generation, _LOST[stage], suspect_id=member.instance_id)
+
+    def joined(self, member: Member) -> None:
+        """Somebody new: whoever is parked for want of an instance tries at once."""
+        if member.is_ready:
+            for generation in self._in_flight:
+                if generation.resume_at < math.inf:
+                    generation.resume_at = min(generation.resume_at, self._clock() + random.uniform(0, 0.05))
+
+    def gap(self, generation: Generation) -> None:
+        """Something in between never arrived."""
+        self.repair(generation, Cause.GAP)
+
+    def forgive(self) -> None:
+        """Starts every deadline anew: this process was blind, the others may be innocent."""
+        now = self._clock()
+        for generation in self._in_flight:
+            if attempt := generation.attempt:
+                attempt.heard_at, attempt.num_missing = now, 0
+                attempt.owed_since = now
+                attempt.accept_by = attempt.accept_by and self.acceptance_deadline()
+
+    def tick(self) -> None:
+        """Looks at every deadline; to be called every `TICK_S`."""
+        now = self._clock()
+        is_late = now - self._last_tick > TICK_S + _LATE_TICK_S
+        self._last_tick = now
+        if is_late:
+            self.forgive()
+        for generation in self._in_flight:
+            if generation.attempt is not None:
+                if cause := self._overdue(generation, generation.attempt, now):
+                    self.repair(generation, cause, suspect_id=generation.attempt.holder_id)
+            elif now >= generation.resume_at:
+                self._resume(generation)
+
+    def _overdue(self, generation: Generation, attempt: Attempt, now: float) -> Cause | None:
+        if attempt.accept_by is not None:
+            return Cause.NOT_ACCEPTED if now > attempt.accept_by else None
+        if now - attempt.heard_at > _SILENCE_S:
+            return Cause.SILENT
+        if attempt.owed > generation.num_received and now - attempt.owed_since > _BEHIND_S:
+            return Cause.BEHIND if not _has_stopped_early(generation) else None
+        worker = self._members.get(attempt.worker_id) if attempt.worker_id else None
+        if worker is not None and worker.heartbeat.step_age_s > STEP_TIMEOUT_S:
+            return Cause.WORKER_HUNG
+        return None
+
+    def repair(self, generation: Generation, cause: Cause, suspect_id: str = "") -> None:
+        """Gives the attempt up and plans the next one, unless the request has failed too often."""
+        attempt = self._in_flight.end_attempt(generation)
+        if attempt is None:
+            return
+        self._counters.count_repair(cause)
+        self._on_attempt_ended(generation, attempt, cause)
+        self.abandon(attempt)
+        if attempt.has_delivered:
+            generation.num_repairs = generation.num_crashes = 0
+            generation.suspects.clear()
+        generation.num_repairs += 1
+        generation.num_crashes += cause in _CRASHES
+        generation.suspects.update({suspect_id} - {""})
+        generation.next_cause = cause
+        now = self._clock()
+        generation.disturbed_since = generation.disturbed_since or now
+        if generation.num_crashes >= _MAX_CRASHES or generation.num_repairs > _MAX_REPAIRS:
+            self._fail(generation, _gave_up(generation, cause))
+            return
+        generation.resume_at = now + _backoff(generation.num_repairs)
+        if generation.resume_at <= now:
+            self._resume(generation)
+
+    def abandon(self, attempt: Attempt) -> None:
+        """Tells whoever works on the attempt to stop; everybody, while its worker is not known."""
+        holders = [attempt.worker_id, attempt.detokenizer_id] if attempt.worker_id else [""]
+        self.outbox.aborts.extend((holder_id, attempt.key) for holder_id in holders)
+
+    def park(self, generation: Generation, missing: Stage) -> None:
+        """There is nobody to send to: waits, up to the resume timeout."""
+        now = self._clock()
+        generation.disturbed_since = generation.disturbed_since or now
+        if now - generation.disturbed_since >= self._resume_timeout_s:
+            self._fail(generation, _no_instance(missing, self._resume_timeout_s))
+        else:
+            generation.resume_at = now + TICK_S
+
+    def _resume(self, generation: Generation) -> None:
+        generation.resume_at = math.inf
+        self.outbox.due.append(generation)
+
+
+def _needed(attempt: Attempt, stage: Stage) -> tuple[str, ...]:
+    """The instances of a stage that the attempt still depends on; a tokenizer only until it has passed it on."""
+    if stage is Stage.WORKER:
+        return (attempt.worker_id,)
+    if stage is Stage.DETOKENIZER:
+        return (attempt.detokenizer_id,)
+    return () if attempt.worker_id else (attempt.tokenizer_id,)
+
+
+def _has_stopped_early(generation: Generation) -> bool:
+    """A stop string ends a choice before the worker knows: its count then holds tokens that nobody will send."""
+    return any(choice.finish is not None and isinstance(choice.finish.matched, str) for choice in generation.choices)
+
+
+def _backoff(num_repairs: int) -> float:
+    """Nothing before the first repeat, then doubling up to a limit, with jitter."""
+    if num_repairs <= 1:
+        return 0.0
+    return min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0**num_repairs) * random.uniform(0.5, 1.0)
+
+
+def _gave_up(generation: Generation, cause: Cause) -> RequestError:
+    message = (
+        f"The request was tried {generation.num_attempts} times and made no progress in the last "
+        f"{generation.num_repairs}; the last attempt ended with: {cause.value}."
+    )
+    return RequestError(500, message, code=ErrorCode.INTERNAL.value)
+
+
+def _no_instance(stage: Stage, timeout_s: float) -> RequestError:
+    return RequestError(503, f"No {stage.value} came back within {timeout_s:g} s.", code=ErrorCode.UNAVAILABLE.value)

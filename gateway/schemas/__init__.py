@@ -1,0 +1,1 @@
+"""What clients send, as they send it. Bodies are checked against these; what they mean is decided elsewhere."""
