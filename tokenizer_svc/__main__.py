@@ -5,7 +5,6 @@ import os
 import sys
 
 from tokenizer_svc.settings import TokenizerSettings
-from wire.checkpoint import CheckpointError
 from wire.lifecycle import run, serve
 from wire.logs import configure_logging
 from wire.messages import Description, Stage
@@ -32,11 +31,7 @@ async def _serve(common: CommonSettings, settings: TokenizerSettings) -> None:
     from tokenizer_svc.served_model import ServedModel  # noqa: PLC0415
     from tokenizer_svc.service import TokenizerService  # noqa: PLC0415
 
-    try:
-        model = ServedModel.load(settings)
-    except CheckpointError as error:
-        log.error("%s", error)  # the message says it all
-        sys.exit(1)
+    model = ServedModel.load(settings)
     log.info(
         "tokenizer of %s: %d tokens, vocabulary %d, context length %d, %s chat template",
         settings.model_name,

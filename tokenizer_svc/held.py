@@ -1,19 +1,16 @@
 """The requests that this tokenizer holds between receipt and dispatch, and the aborts it remembers.
 
-Invariant: a key is held, or tombstoned, or neither; never both.
+Invariant: an aborted key is not held.
 """
 
 import asyncio
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from wire.columns import count_u32, pack_u8, pack_u32, pack_u64
 from wire.messages import Peer, Progress, RequestState, TokenizeJob
-
-_TOMBSTONE_S = 60.0
-_MAX_TOMBSTONES = 1 << 17
+from wire.tombstones import Tombstones
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +24,9 @@ class Held:
 class HeldRequests:
     """Knows no bus. Whoever drops a request cancels its task."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._held: dict[int, Held] = {}
-        self._tombstones: dict[int, float] = {}  # key → when to forget it, in order of time
+        self._tombstones = Tombstones()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -40,12 +36,11 @@ class HeldRequests:
 
     def is_aborted(self, key: int) -> bool:
         """Whether the key was aborted, perhaps before its job came."""
-        return key in self._tombstones
+        return self._tombstones.covers(key)
 
     def hold(self, job: TokenizeJob, task: asyncio.Task[None]) -> None:
         """Takes a request in, whose key is neither held nor aborted."""
         assert job.key not in self._held
-        assert job.key not in self._tombstones
         self._held[job.key] = Held(job, task)
 
     def release(self, key: int) -> None:
@@ -53,11 +48,9 @@ class HeldRequests:
         self._held.pop(key, None)
 
     def abort(self, key: int) -> None:
-        """Drops the request if it is held, and remembers the key for 60 s, since an abort can overtake its job."""
+        """Drops the request if it is held, and remembers the key, since an abort can overtake its job."""
         self._drop([key])
-        self._tombstones.pop(key, None)
-        self._tombstones[key] = self._clock() + _TOMBSTONE_S
-        self.forget_old_aborts()
+        self._tombstones.add(key)
 
     def drop_requests_of(self, gateway: Peer) -> int:
         """Drops what a dead gateway asked for; returns how many."""
@@ -78,15 +71,6 @@ class HeldRequests:
             held = self._held.pop(key, None)
             if held is not None:
                 held.task.cancel()
-
-    def forget_old_aborts(self) -> None:
-        """Drops tombstones whose time is over, and the oldest beyond a bound."""
-        now = self._clock()
-        while self._tombstones:
-            key, expires_at = next(iter(self._tombstones.items()))
-            if expires_at > now and len(self._tombstones) <= _MAX_TOMBSTONES:
-                break
-            del self._tombstones[key]
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """The work in progress."""

@@ -70,6 +70,11 @@ class TokenizerService:
         self._presence = node.presence(self._describe)
         self._background: set[asyncio.Task[None]] = set()
 
+    @property
+    def num_held(self) -> int:
+        """Requests between receipt and dispatch."""
+        return len(self._held)
+
     async def start(self) -> None:
         """Listens for jobs, aborts and questions, then shows itself to the others."""
         node, instance = self._node, self._node.instance
@@ -90,7 +95,7 @@ class TokenizerService:
 
     async def drain(self) -> None:
         """Finishes what is held; what takes longer than the drain timeout goes back to its gateway."""
-        if self._held:
+        if self.num_held:
             await asyncio.wait(self._held.tasks(), timeout=self._drain_timeout_s)
         for gateway_id, keys in self._held.drop_all().items():
             await self._hand_back(gateway_id, keys)
@@ -119,9 +124,9 @@ class TokenizerService:
     async def _accept(self, job: TokenizeJob, headers: dict[str, str]) -> None:
         """Takes the job and says so at once: the gateway waits for this, and not for the encoding."""
         gateway_subject = subjects.gateway(job.gateway.instance_id)
+        receipt = progress_of(self._node.instance.peer, [job], is_receipt=True)  # before holding: a bad key raises here
         self._metrics.requests.inc()
         self._held.hold(job, asyncio.create_task(self._handle(job, headers)))
-        receipt = progress_of(self._node.instance.peer, [job], is_receipt=True)
         await self._node.control.publish(gateway_subject, receipt)
 
     async def _handle(self, job: TokenizeJob, headers: dict[str, str]) -> None:
@@ -198,7 +203,6 @@ class TokenizerService:
             await asyncio.sleep(HEARTBEAT_INTERVAL_S)
             for gateway_id, progress in self._held.progress(self._node.instance.peer):
                 await self._node.control.publish(subjects.gateway(gateway_id), progress)
-            self._held.forget_old_aborts()
             self._dispatcher.forget_confirmed()
 
     def _describe(self) -> Heartbeat:
@@ -209,7 +213,7 @@ class TokenizerService:
             state=instance.state,
             served_model_name=instance.served_model_name,
             wire_level=WIRE_LEVEL,
-            num_running=len(self._held),
+            num_running=self.num_held,
             context_length=self._model.window.length,
         )
 
