@@ -69,7 +69,7 @@ class Decoder:
         query, key = rotated[:, : config.num_heads], rotated[:, config.num_heads :]
         write_kv(key, value, *kv, inputs.slot_mapping)
         attended = self._attend(query, kv, inputs, window)
-        return F.linear(attended.view(-1, self._query_size), layer.output, layer.output_bias)
+        return F.linear(attended.reshape(-1, self._query_size), layer.output, layer.output_bias)
 
     def _attend(self, query: Tensor, kv: KvLayer, inputs: ForwardInputs, window: int | None) -> Tensor:
         num_decodes, scale = inputs.num_decodes, self._scale
