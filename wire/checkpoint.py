@@ -57,7 +57,7 @@ def resolve(model_path: str, *, revision: str = "", with_weights: bool = True) -
     Raises `CheckpointError` for a folder without config.json or a name that the hub does not know.
     """
     path = _demo_path() if model_path == DEMO else Path(model_path).expanduser()
-    if not path.is_dir():
+    if not path.is_dir() and model_path != DEMO:
         path = _download(model_path, revision, with_weights)
     if not (path / "config.json").exists():
         raise CheckpointError(f"{path} holds no config.json: not a model in Hugging Face layout")
@@ -86,7 +86,10 @@ def _download(name: str, revision: str, with_weights: bool) -> Path:
 def _json(file: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
-    content = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} is not a JSON object")
     return content

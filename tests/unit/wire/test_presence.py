@@ -1,0 +1,245 @@
+"""Who is there: the member table under an injected clock, and two instances over a real broker."""
+
+import asyncio
+import logging
+from collections import Counter
+
+import msgspec
+import pytest
+
+from tests.unit.wire.samples import SAMPLES
+from wire.bus import Bus
+from wire.messages import Heartbeat, InstanceState, Peer, Stage
+from wire.presence import Member, MemberTable, Presence, choose
+
+
+class Clock:
+    """Time that passes when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Observed:
+    """A member table with what it told its listeners."""
+
+    def __init__(self, timeout_s: float = 2.0) -> None:
+        self.clock = Clock()
+        self.table = MemberTable(timeout_s, self.clock)
+        self.joined: list[str] = []
+        self.lost: list[tuple[str, str]] = []
+        self.table.on_joined.append(lambda member: self.joined.append(member.instance_id))
+        self.table.on_lost.append(lambda member, cause: self.lost.append((member.instance_id, cause)))
+
+    def pass_time(self, seconds: float) -> None:
+        """Ticks every 0.1 s, as the presence does."""
+        for _ in range(round(seconds * 10)):
+            self.clock.now += 0.1
+            self.table.tick()
+
+
+def heartbeat(instance_id: str = "worker-1", epoch: int = 1, **changes: object) -> Heartbeat:
+    beat = Heartbeat(
+        stage=Stage.WORKER,
+        peer=Peer(instance_id, epoch),
+        state=InstanceState.READY,
+        served_model_name="demo",
+        wire_level=1,
+    )
+    return msgspec.structs.replace(beat, **changes)
+
+
+def test_an_instance_is_a_member_from_its_first_heartbeat_on() -> None:
+    observed = Observed()
+    observed.table.hear(heartbeat())
+    assert observed.joined == ["worker-1"]
+    assert observed.table.is_current(Peer("worker-1", 1))
+    member = observed.table.get("worker-1")
+    assert member is not None
+    assert member.heartbeat == heartbeat()
+
+
+def test_an_instance_that_is_silent_for_the_timeout_is_lost() -> None:
+    observed = Observed(timeout_s=2.0)
+    observed.table.hear(heartbeat())
+    observed.pass_time(1.9)
+    assert observed.lost == []
+    observed.pass_time(0.3)
+    assert observed.lost == [("worker-1", "no heartbeat for 2 s")]
+    assert observed.table.get("worker-1") is None
+
+
+def test_an_instance_that_is_heard_stays() -> None:
+    observed = Observed(timeout_s=2.0)
+    for _ in range(10):
+        observed.table.hear(heartbeat())
+        observed.pass_time(1.5)
+    assert observed.lost == []
+    assert observed.joined == ["worker-1"]
+
+
+def test_after_a_late_tick_every_deadline_starts_anew() -> None:
+    observed = Observed(timeout_s=2.0)
+    observed.table.hear(heartbeat())
+    observed.clock.now += 30.0
+    observed.table.tick()
+    assert observed.lost == []
+    observed.pass_time(1.9)
+    assert observed.lost == []
+    observed.pass_time(0.3)
+    assert [instance_id for instance_id, _ in observed.lost] == ["worker-1"]
+
+
+def test_a_leaving_instance_is_lost_at_once() -> None:
+    observed = Observed()
+    observed.table.hear(heartbeat())
+    observed.table.hear(heartbeat(state=InstanceState.LEAVING))
+    assert observed.lost == [("worker-1", "left")]
+
+
+def test_an_instance_that_was_never_known_may_leave() -> None:
+    observed = Observed()
+    observed.table.hear(heartbeat(state=InstanceState.LEAVING))
+    assert observed.lost == []
+    assert observed.joined == []
+
+
+def test_a_new_epoch_is_a_loss_and_a_new_member() -> None:
+    observed = Observed()
+    observed.table.hear(heartbeat(epoch=1))
+    observed.table.hear(heartbeat(epoch=2))
+    assert observed.lost == [("worker-1", "fenced itself")]
+    assert observed.joined == ["worker-1", "worker-1"]
+    assert observed.table.is_current(Peer("worker-1", 2))
+    assert not observed.table.is_current(Peer("worker-1", 1))
+
+
+def test_who_becomes_ready_is_announced_again() -> None:
+    observed = Observed()
+    observed.table.hear(heartbeat(state=InstanceState.STARTING))
+    assert observed.table.ready(Stage.WORKER) == []
+    observed.table.hear(heartbeat(state=InstanceState.READY))
+    observed.table.hear(heartbeat(state=InstanceState.READY))
+    assert observed.joined == ["worker-1", "worker-1"]
+    assert [member.instance_id for member in observed.table.ready(Stage.WORKER)] == ["worker-1"]
+
+
+def test_a_draining_instance_is_known_but_takes_no_work() -> None:
+    observed = Observed()
+    observed.table.hear(heartbeat(state=InstanceState.DRAINING))
+    assert len(observed.table.of_stage(Stage.WORKER)) == 1
+    assert observed.table.ready(Stage.WORKER) == []
+
+
+def test_members_are_told_apart_by_stage_and_served_model() -> None:
+    observed = Observed()
+    observed.table.hear(heartbeat("worker-2"))
+    observed.table.hear(heartbeat("worker-1"))
+    observed.table.hear(heartbeat("worker-3", served_model_name="other"))
+    observed.table.hear(heartbeat("tokenizer-1", stage=Stage.TOKENIZER))
+    assert [member.instance_id for member in observed.table.ready(Stage.WORKER, "demo")] == ["worker-1", "worker-2"]
+    assert len(observed.table.ready(Stage.WORKER)) == 3
+
+
+def test_load_counts_own_sends_until_a_heartbeat_reflects_them() -> None:
+    observed = Observed()
+    observed.table.hear(heartbeat(num_running=2, num_waiting=1))
+    member = observed.table.ready(Stage.WORKER)[0]
+    assert choose([member]) is member
+    assert member.load == 4
+    observed.table.hear(heartbeat(num_running=3, num_waiting=1))
+    assert member.load == 4
+
+
+def test_nobody_is_chosen_from_nobody() -> None:
+    assert choose([]) is None
+
+
+def members(*loads: int) -> list[Member]:
+    return [Member(heartbeat(f"worker-{number}", num_running=load), 0.0) for number, load in enumerate(loads)]
+
+
+def test_the_less_loaded_of_two_is_chosen() -> None:
+    for _ in range(50):
+        chosen = choose(members(3, 9))
+        assert chosen is not None
+        assert chosen.instance_id == "worker-0"
+
+
+def test_work_spreads_evenly_between_heartbeats() -> None:
+    pool = members(0, 0, 0, 0)
+    chosen = Counter(member.instance_id for _ in range(400) if (member := choose(pool)) is not None)
+    assert len(chosen) == 4
+    assert max(chosen.values()) - min(chosen.values()) <= 20
+
+
+async def joined(table: MemberTable, instance_id: str) -> Heartbeat:
+    """Waits until the table knows the instance."""
+    arrived: asyncio.Queue[Member] = asyncio.Queue()
+    table.on_joined.append(arrived.put_nowait)
+    async with asyncio.timeout(10):
+        while (member := table.get(instance_id)) is None:
+            await arrived.get()
+    return member.heartbeat
+
+
+async def test_a_new_instance_knows_those_who_were_there_before_their_next_heartbeat(
+    bus: Bus, other_bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wire.presence.HEARTBEAT_INTERVAL_S", 3600.0)
+    old = Presence(bus, MemberTable(3600.0), lambda: heartbeat("old", num_running=1))
+    new = Presence(other_bus, MemberTable(3600.0), lambda: heartbeat("new", num_running=2))
+    await old.start()
+    await new.start()
+    assert await joined(new.table, "old") == heartbeat("old", num_running=1)
+    assert await joined(old.table, "new") == heartbeat("new", num_running=2)
+    await old.stop()
+    await new.stop()
+
+
+async def test_heartbeats_carry_what_is_true_at_the_moment(bus: Bus, other_bus: Bus) -> None:
+    load = iter(range(1000))
+    beating = Presence(bus, MemberTable(2.0), lambda: heartbeat("beating", num_running=next(load)))
+    listening = Presence(other_bus, MemberTable(2.0), lambda: heartbeat("listening"))
+    await beating.start()
+    await listening.start()
+    first = await joined(listening.table, "beating")
+    lost: asyncio.Queue[str] = asyncio.Queue()
+    listening.table.on_lost.append(lambda member, cause: lost.put_nowait(f"{member.instance_id} {cause}"))
+    await beating.stop()
+    async with asyncio.timeout(20):
+        assert await lost.get() == "beating no heartbeat for 2 s"
+    assert first.num_running < next(load)
+    await listening.stop()
+
+
+class Reports(logging.Handler):
+    """Log messages to wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: asyncio.Queue[str] = asyncio.Queue()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.put_nowait(record.getMessage())
+
+
+async def test_a_heartbeat_that_cannot_be_made_is_reported(bus: Bus, request: pytest.FixtureRequest) -> None:
+    reports = Reports()
+    logger = logging.getLogger("wire.presence")
+    logger.addHandler(reports)
+    request.addfinalizer(lambda: logger.removeHandler(reports))
+    beats = iter([heartbeat("failing")] * 4)
+    presence = Presence(bus, MemberTable(2.0), lambda: next(beats))
+    await presence.start()
+    assert await asyncio.wait_for(reports.messages.get(), 20) == "the heartbeats have stopped"
+    await presence.stop()
+
+
+def test_the_sample_heartbeat_is_of_a_ready_worker() -> None:
+    beat = next(sample for sample in SAMPLES if isinstance(sample, Heartbeat))
+    assert Member(beat, 0.0).is_ready
+    assert Member(beat, 0.0).load == 7
