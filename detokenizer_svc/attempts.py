@@ -12,9 +12,9 @@ from typing import Protocol
 from opentelemetry.trace import Span
 
 from detokenizer_svc.stream import Stream
-from detokenizer_svc.tombstones import Tombstones
 from wire.messages import Peer, StreamOpen, StreamSettings
 from wire.telemetry import NO_SPAN
+from wire.tombstones import Tombstones
 
 _MAX_CLOSED_PER_WORKER = 10_000
 
@@ -90,7 +90,7 @@ class AttemptTable:
         self._watcher = watcher
         self._attempts: dict[int, Attempt] = {}
         self._workers: dict[Peer, WorkerStreams] = {}
-        self.tombstones = Tombstones(clock)
+        self.tombstones = Tombstones(clock=clock)
         self.is_empty = asyncio.Event()
         self.is_empty.set()
 
@@ -127,7 +127,7 @@ class AttemptTable:
         attempt = self._attempts.get(opened.key)
         if attempt is None:
             attempt = Attempt(opened.key, worker, opened.settings)
-            attempt.ended_choices = self.tombstones.choices(opened.key)
+            attempt.ended_choices = self._aborted_choices(opened)
             self._attempts[opened.key] = attempt
             self.is_empty.clear()
             self._watcher.on_opened(attempt, opened, now_ns)
@@ -136,6 +136,11 @@ class AttemptTable:
         streams.closed.pop(opened.stream_id, None)
         streams.open[opened.stream_id] = attempt.open[opened.choice] = new
         return new
+
+    def _aborted_choices(self, opened: StreamOpen) -> set[int]:
+        """Those that nobody has to wait for: the worker, told of the abort as well, may never open them."""
+        choices = range(opened.settings.num_sequences)
+        return {choice for choice in choices if self.tombstones.covers(opened.key, choice)}
 
     def _make_room(self, worker: Peer, opened: StreamOpen) -> None:
         same_id = self.worker(worker).open.get(opened.stream_id)
@@ -163,7 +168,7 @@ class AttemptTable:
 
     def abort(self, key: int, choice: int | None) -> None:
         """Drops an attempt, or one choice of it; what of it comes later is ignored for a minute."""
-        self.tombstones.bury(key, choice)
+        self.tombstones.add(key, choice)
         attempt = self._attempts.get(key)
         if attempt is None:
             return

@@ -27,6 +27,8 @@ from wire.messages import (
 
 _MAX_TOKENS_PER_ROW = 1024  # a longer row goes out as several, so that a batch can be split anywhere
 
+_MAX_SEQUENCES = 2**16
+
 
 @dataclass(slots=True)
 class Outcome:
@@ -238,6 +240,13 @@ def _parts(token_ids: Sequence[int]) -> Iterable[tuple[int, Sequence[int]]]:
 
 
 def _check(opened: StreamOpen) -> None:
+    """What msgspec does not: raises ValueError for a number that fits no column of ours."""
     subjects.gateway(opened.settings.gateway.instance_id)
-    if not (0 <= opened.key < 2**64 and 0 <= opened.choice < 2**32 and 0 <= opened.text_len < 2**32):
-        raise ValueError("a key, choice or text length that fits no column")
+    limits = (
+        (opened.key, 2**64),
+        (opened.choice, 2**32),
+        (opened.text_len, 2**31),
+        (opened.settings.num_sequences, _MAX_SEQUENCES + 1),
+    )
+    if any(not 0 <= value < limit for value, limit in limits):
+        raise ValueError("a key, choice, text length or number of sequences out of range")

@@ -141,7 +141,6 @@ class DetokenizerService:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_INTERVAL_S)
-            self._table.tombstones.sweep()
             for peer in self._orphans.orphaned(self._table.peers()):
                 self._drop_peer(peer)
 
