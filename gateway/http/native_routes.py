@@ -2,10 +2,12 @@
 
 from typing import Annotated
 
+import msgspec
 from litestar import post, route
+from litestar.di import NamedDependency
 from litestar.enums import MediaType
-from litestar.params import Parameter
 from litestar.response import Response
+from msgspec import Meta
 
 from gateway.errors import bad_request
 from gateway.http.context import Gateway, HttpRequest
@@ -16,9 +18,11 @@ from gateway.schemas.native import AbortRequest, DetokenizeRequest, GenerateRequ
 from wire.columns import pack_u32, unpack_u32
 from wire.messages import ChatPrompt, Detokenize, Prompt, TextPrompt, Tokenize
 
+_LONGEST_FLUSH_S = 600
+
 
 @route("/generate", http_method=["POST", "PUT"], status_code=200, body=GenerateRequest)
-async def generate(request: HttpRequest, gateway: Gateway) -> Response[None]:
+async def generate(request: HttpRequest, gateway: NamedDependency[Gateway]) -> Response[None]:
     """Continues one prompt or several."""
     answer = take_generate(decode_native(await gateway.read_body(request), GenerateRequest), gateway.settings)
     gateway.admission.check()
@@ -26,7 +30,7 @@ async def generate(request: HttpRequest, gateway: Gateway) -> Response[None]:
 
 
 @post("/abort_request", status_code=200, body=AbortRequest)
-async def abort_request(request: HttpRequest, gateway: Gateway) -> None:
+async def abort_request(request: HttpRequest, gateway: NamedDependency[Gateway]) -> None:
     """Ends requests whose id begins with `rid`, or all, with the finish reason `abort`."""
     body = decode_json(await gateway.read_body(request), AbortRequest)
     if body.abort_all:
@@ -38,10 +42,9 @@ async def abort_request(request: HttpRequest, gateway: Gateway) -> None:
 
 
 @route("/flush_cache", http_method=["GET", "POST"], status_code=200, media_type=MediaType.TEXT)
-async def flush_cache(
-    gateway: Gateway, timeout_s: Annotated[float, Parameter(query="timeout", ge=0)] = 0.0
-) -> Response[str]:
+async def flush_cache(request: HttpRequest, gateway: NamedDependency[Gateway]) -> Response[str]:
     """Drops every worker's prefix cache; refused while a worker is busy for longer than `timeout` seconds."""
+    timeout_s = _seconds(request.query_params.get("timeout", "0"))
     replies = await gateway.asking.flush_caches(timeout_s)
     refused = [reply.message for reply in replies if not reply.is_flushed]
     if refused:
@@ -50,7 +53,7 @@ async def flush_cache(
 
 
 @post(["/tokenize", "/v1/tokenize"], status_code=200, body=TokenizeRequest)
-async def tokenize(request: HttpRequest, gateway: Gateway) -> dict[str, object]:
+async def tokenize(request: HttpRequest, gateway: NamedDependency[Gateway]) -> dict[str, object]:
     """Ids of a prompt, of several, or of a chat."""
     body = decode_json(await gateway.read_body(request), TokenizeRequest)
     prompts = _prompts(body)
@@ -67,14 +70,25 @@ async def tokenize(request: HttpRequest, gateway: Gateway) -> dict[str, object]:
 
 
 @post(["/detokenize", "/v1/detokenize"], status_code=200, body=DetokenizeRequest)
-async def detokenize(request: HttpRequest, gateway: Gateway) -> dict[str, object]:
+async def detokenize(request: HttpRequest, gateway: NamedDependency[Gateway]) -> dict[str, object]:
     """The text of ids, or of several lists of them."""
     body = decode_json(await gateway.read_body(request), DetokenizeRequest)
-    is_list = bool(body.tokens) and isinstance(body.tokens[0], list)
-    columns = [pack_u32(ids) for ids in body.tokens] if is_list else [pack_u32(body.tokens)]  # type: ignore[arg-type]
+    several = [one for one in body.tokens if isinstance(one, list)]
+    single = [one for one in body.tokens if isinstance(one, int)]
+    if several and single:
+        raise bad_request("tokens must be ids, or lists of ids.", param="tokens")
+    columns = [pack_u32(ids) for ids in several or [single]]
     skip = body.skip_special_tokens is not False
     reply = await gateway.asking.detokenize(Detokenize(token_ids=tuple(columns), skip_special_tokens=skip))
-    return {"text": list(reply.texts) if is_list else reply.texts[0]}
+    return {"text": list(reply.texts) if several else reply.texts[0]}
+
+
+def _seconds(given: str) -> float:
+    try:
+        seconds: float = msgspec.convert(given, Annotated[float, Meta(ge=0, le=_LONGEST_FLUSH_S)], strict=False)
+    except msgspec.ValidationError as error:
+        raise bad_request(f"timeout: {error}, got {given}.", param="timeout") from error
+    return seconds
 
 
 def _prompts(body: TokenizeRequest) -> tuple[Prompt, ...]:

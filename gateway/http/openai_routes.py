@@ -1,6 +1,8 @@
 """OpenAI's routes."""
 
 from litestar import get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from litestar.response import Response
 
 from gateway.errors import RequestError
@@ -14,7 +16,7 @@ _NS_PER_S = 10**9
 
 
 @post("/v1/chat/completions", status_code=200, body=ChatRequest)
-async def chat_completions(request: HttpRequest, gateway: Gateway) -> Response[None]:
+async def chat_completions(request: HttpRequest, gateway: NamedDependency[Gateway]) -> Response[None]:
     """Answers a chat, as a whole or as a stream.
 
     `tools` are shown to the model through its chat template; calls in its answer are returned as text.
@@ -26,7 +28,7 @@ async def chat_completions(request: HttpRequest, gateway: Gateway) -> Response[N
 
 
 @post("/v1/completions", status_code=200, body=CompletionRequest)
-async def completions(request: HttpRequest, gateway: Gateway) -> Response[None]:
+async def completions(request: HttpRequest, gateway: NamedDependency[Gateway]) -> Response[None]:
     """Continues one prompt or several, as a whole or as a stream."""
     body = decode_openai(await gateway.read_body(request), request.headers.get("content-type", ""), CompletionRequest)
     answer, prompts = take_completion(body, gateway.settings)
@@ -37,13 +39,13 @@ async def completions(request: HttpRequest, gateway: Gateway) -> Response[None]:
 
 
 @get("/v1/models")
-async def models(gateway: Gateway) -> dict[str, object]:
+async def models(gateway: NamedDependency[Gateway]) -> dict[str, object]:
     """The served model."""
     return {"object": "list", "data": [_model(gateway)]}
 
 
 @get("/v1/models/{model_id:path}")
-async def model(gateway: Gateway, model_id: str) -> dict[str, object]:
+async def model(gateway: NamedDependency[Gateway], model_id: FromPath[str]) -> dict[str, object]:
     """One model by its id, which may hold slashes."""
     name = model_id.removeprefix("/")
     if name != gateway.settings.model_name:

@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 import msgspec
 from litestar import get, route
+from litestar.di import NamedDependency
 from litestar.enums import MediaType
 from litestar.response import Response
 from prometheus_client import generate_latest
@@ -26,7 +27,7 @@ async def root() -> str:
 
 
 @get("/health", media_type=MediaType.TEXT)
-async def health(gateway: Gateway) -> str:
+async def health(gateway: NamedDependency[Gateway]) -> str:
     """200 while every stage has a ready instance and some worker's step is not hung; runs nothing."""
     gateway.admission.check_ready()
     ages = [member.heartbeat.step_age_s for member in gateway.asking.instances(Stage.WORKER)]
@@ -37,14 +38,14 @@ async def health(gateway: Gateway) -> str:
 
 
 @get("/ready", media_type=MediaType.TEXT)
-async def ready(gateway: Gateway) -> str:
+async def ready(gateway: NamedDependency[Gateway]) -> str:
     """200 while new requests are taken."""
     gateway.admission.check_ready()
     return ""
 
 
 @get("/health_generate")
-async def health_generate(request: HttpRequest, gateway: Gateway) -> Response[None]:
+async def health_generate(request: HttpRequest, gateway: NamedDependency[Gateway]) -> Response[None]:
     """Generates one token through every stage."""
     body = GenerateRequest(text="health", sampling_params={"max_new_tokens": 1, "temperature": 0})
     answer = take_generate(body, gateway.settings)
@@ -53,7 +54,7 @@ async def health_generate(request: HttpRequest, gateway: Gateway) -> Response[No
 
 
 @get(["/model_info", "/get_model_info"])
-async def model_info(gateway: Gateway) -> dict[str, object]:
+async def model_info(gateway: NamedDependency[Gateway]) -> dict[str, object]:
     """The served model, as a tokenizer describes it."""
     described = await gateway.asking.describe_stage(Stage.TOKENIZER)
     model = described[0].model if described else {}
@@ -77,14 +78,17 @@ async def model_info(gateway: Gateway) -> dict[str, object]:
 
 
 @get(["/server_info", "/get_server_info"])
-async def server_info(gateway: Gateway) -> dict[str, object]:
+async def server_info(gateway: NamedDependency[Gateway]) -> dict[str, object]:
     """What every stage runs with, flat; per worker its counters in `internal_states`."""
-    merged: dict[str, object] = {}
-    for stage in (Stage.DETOKENIZER, Stage.TOKENIZER, Stage.WORKER):
-        for description in await gateway.asking.describe_stage(stage):
-            merged |= description.settings | description.model
-    workers = await gateway.asking.describe_stage(Stage.WORKER)
-    merged |= public_values(gateway.settings)
+    ask = gateway.asking.describe_stage
+    detokenizers, tokenizers, workers = [
+        await ask(stage) for stage in (Stage.DETOKENIZER, Stage.TOKENIZER, Stage.WORKER)
+    ]
+    merged = public_values(gateway.settings)
+    for description in (*detokenizers, *tokenizers, *workers):
+        for name, value in (description.model | description.settings).items():
+            if value is not None or name not in merged:
+                merged[name] = value
     merged |= {
         "served_model_name": gateway.settings.model_name,
         "internal_states": [worker.stats for worker in workers],
@@ -98,11 +102,11 @@ async def server_info(gateway: Gateway) -> dict[str, object]:
 
 def _instances(gateway: Gateway) -> list[dict[str, object]]:
     beats = (member.heartbeat for stage in Stage for member in gateway.node.members.of_stage(stage))
-    return [msgspec.to_builtins(beat) | {"type": None} for beat in beats]
+    return [msgspec.structs.asdict(beat) for beat in beats]
 
 
 @get("/metrics")
-async def metrics(gateway: Gateway) -> Response[bytes]:
+async def metrics(gateway: NamedDependency[Gateway]) -> Response[bytes]:
     """Prometheus."""
     if not gateway.settings.enable_metrics:
         raise RequestError(404, "Metrics are off: start with --enable-metrics.")

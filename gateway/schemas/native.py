@@ -7,7 +7,8 @@ from msgspec import Meta
 
 from gateway.schemas.unsupported import UNSET, UNSET_OR_EMPTY, UNSET_OR_OFF, Neutral
 
-Ids = list[Annotated[int, Meta(ge=0, le=2**32 - 1)]]
+Id = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+Ids = list[Id]
 
 
 class GenerateRequest(msgspec.Struct, kw_only=True):
@@ -148,6 +149,6 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
 class DetokenizeRequest(msgspec.Struct, kw_only=True):
     """`/detokenize`: ids of one text, or of several."""
 
-    tokens: Ids | list[Ids]
+    tokens: list[Id | Ids]
     model: str | None = None
     skip_special_tokens: bool | None = None
