@@ -52,7 +52,7 @@ class _Conversation:
 
     def run(self) -> None:
         model = self._settings.model or first_model(self._client)
-        self._console.print(f"{model} at {self._settings.url}. {_HELP}.", style="dim", markup=False)
+        self._console.print(f"{model} at {self._settings.url}. {_HELP}.", style="dim", markup=False, soft_wrap=True)
         for text in _inputs():
             if text == "/exit":
                 return

@@ -63,7 +63,8 @@ class _Forwarder:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+    # Closing waits for every connection; HTTP/1.0 has one export in each, so that none stays open idle.
+    daemon_threads = False
 
     def __init__(self, receive: Callable[[ExportTraceServiceRequest], None], forwarder: _Forwarder | None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -73,7 +74,6 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
-    protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:  # the name is http.server's
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))

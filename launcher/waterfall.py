@@ -7,12 +7,14 @@ from typing import Any
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from rich.console import Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
 _STAGE_STYLES = {"gateway": "cyan", "tokenizer": "yellow", "worker": "green", "detokenizer": "magenta"}
 _MIN_BAR = 10
-_COLUMNS_BESIDE_BAR = 70
+_TIME_WIDTH = len("+12345.6 ms")
+_COLUMN_GAP = 2
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _NS_PER_MS = 1e6
 _SHOWN_ATTRIBUTES = {
@@ -21,6 +23,22 @@ _SHOWN_ATTRIBUTES = {
     "gen_ai.response.finish_reasons": "finish {}",
     "http.response.status_code": "HTTP {}",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    name: str
+    style: str = ""
+    justify: JustifyMethod = "left"
+
+
+_COLUMNS = (
+    _Column("hop"),
+    _Column("instance", style="dim"),
+    _Column("bar"),
+    _Column("start", justify="right"),
+    _Column("duration", justify="right"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,28 +100,36 @@ def _attributes(pairs: Sequence[KeyValue]) -> dict[str, Any]:
     return values
 
 
-def render(spans: Sequence[HopSpan], width: int) -> Table:
-    """One trace; its bars fill what `width` columns leave beside the text."""
+def render(spans: Sequence[HopSpan], width: int) -> Group:
+    """One trace: a line of facts, then a line per hop. The bars fill what `width` columns leave beside the text."""
     begin = min(span.start_ns for span in spans)
     length = max(1, max(span.end_ns for span in spans) - begin)
-    num_cells = max(_MIN_BAR, width - _COLUMNS_BESIDE_BAR)
-    table = Table(box=None, title=_title(spans), title_justify="left", pad_edge=False)
-    table.add_column("hop")
-    table.add_column("instance", style="dim")
-    table.add_column("", min_width=num_cells, max_width=num_cells, no_wrap=True)
-    table.add_column("start", justify="right")
-    table.add_column("ms", justify="right")
-    for depth, span in _in_order(spans):
+    rows = list(_in_order(spans))
+    num_cells = max(_MIN_BAR, width - _text_width(rows))
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, _COLUMN_GAP, 0, 0))
+    for column in _COLUMNS:
+        table.add_column(column.name, style=column.style, justify=column.justify, no_wrap=True)
+    for depth, span in rows:
         style = "red" if span.is_error else _STAGE_STYLES.get(span.stage, "")
         offset = (span.start_ns - begin) / length
         table.add_row(
-            Text("  " * depth + span.name, style),
+            Text(_label(depth, span), style),
             span.instance_id,
-            Text(bar(offset, (span.end_ns - span.start_ns) / length, num_cells), style),
-            f"+{(span.start_ns - begin) / _NS_PER_MS:.1f}",
-            f"{span.duration_ms:.1f}",
+            Text(bar(offset, (span.end_ns - span.start_ns) / length, num_cells).ljust(num_cells), style),
+            f"+{(span.start_ns - begin) / _NS_PER_MS:.1f} ms",
+            f"{span.duration_ms:.1f} ms",
         )
-    return table
+    return Group(_title(spans), table, Text())
+
+
+def _label(depth: int, span: HopSpan) -> str:
+    return "  " * depth + span.name
+
+
+def _text_width(rows: Sequence[tuple[int, HopSpan]]) -> int:
+    labels = max(len(_label(depth, span)) for depth, span in rows)
+    instances = max(len(span.instance_id) for _, span in rows)
+    return labels + instances + 2 * _TIME_WIDTH + len(_COLUMNS) * _COLUMN_GAP
 
 
 def bar(offset: float, share: float, num_cells: int) -> str:
@@ -118,7 +144,7 @@ def _title(spans: Sequence[HopSpan]) -> Text:
     root = next((span for span in spans if span.is_root), spans[0])
     values = {name: value for span in spans for name, value in span.attributes.items()} | root.attributes
     facts = [shown.format(values[name]) for name, shown in _SHOWN_ATTRIBUTES.items() if name in values]
-    return Text(", ".join([f"{root.name}  {root.duration_ms:.1f} ms", *facts, f"trace {root.trace_id}"]))
+    return Text(", ".join([f"trace {root.trace_id}: {root.duration_ms:.1f} ms", *facts]), "bold")
 
 
 def _in_order(spans: Sequence[HopSpan]) -> Iterator[tuple[int, HopSpan]]:
