@@ -77,7 +77,8 @@ class BatchRun:
         for opened in self._batch.opens:
             self._open(opened)
         streams = self._shared.table.worker(self._batch.worker)
-        open_streams = streams.open
+        open_streams, token_ids = streams.open, columns.token_ids
+        special_rows = self._finishes.keys() | columns.logprobs.keys()
         begin = 0
         for row, (stream_id, first_index, count) in enumerate(
             zip(columns.stream_ids, columns.first_indexes, columns.counts, strict=True)
@@ -88,8 +89,10 @@ class BatchRun:
                 self._drop_row(streams.closed, stream_id, row)
             elif first_index != owner.stream.next_index and owner.stream.stop_string is None:
                 self._close_at_gap(owner, first_index)
+            elif count == 1 and not owner.is_new and row not in special_rows:
+                self._advance_by_one(owner, first_index, token_ids[begin])
             else:
-                self._advance(owner, row, first_index, columns.token_ids[begin:end])
+                self._advance(owner, row, first_index, token_ids[begin:end])
             begin = end
         self._shared.metrics.add("tokens", begin)
         for gateway_id, rows in self._rows.items():
@@ -135,6 +138,18 @@ class BatchRun:
         )
         self._outcome.failures.append((owner.gateway_id, failed))
         self._shared.table.end(owner, is_ended_by_worker=False, cause="gap")
+
+    def _advance_by_one(self, owner: OpenStream, first_index: int, token_id: int) -> None:
+        """`_advance` for one id and nothing else: nearly every row of a busy step."""
+        stream = owner.stream
+        text_offset = stream.text_len
+        text = stream.push_token(token_id)
+        rows = self._rows.get(owner.gateway_id)
+        if rows is None or rows.size > self._shared.max_bytes:
+            rows = self._rows_for(owner.gateway_id)
+        rows.add_token(owner.key, owner.choice, first_index, token_id, text_offset, text)
+        if stream.stop_string is not None:
+            self._end(owner, None)
 
     def _advance(self, owner: OpenStream, row: int, first_index: int, token_ids: Sequence[int]) -> None:
         finish = self._finishes.get(row)

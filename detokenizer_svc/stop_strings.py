@@ -1,5 +1,7 @@
 """Finds stop strings in text that arrives in pieces, and holds back what may become one. Knows no tokens."""
 
+import re
+
 
 class StopStrings:
     """One sequence's stop strings. What has been emitted never holds the beginning of a match.
@@ -7,10 +9,11 @@ class StopStrings:
     Of several matches in one piece the one that begins first wins, then the longest, then the first listed.
     """
 
-    __slots__ = ("_held", "_is_trimmed", "_stops", "matched")
+    __slots__ = ("_held", "_is_trimmed", "_search_begin", "_stops", "matched")
 
     def __init__(self, stops: tuple[str, ...], *, no_stop_trim: bool) -> None:
         self._stops = tuple(stop for stop in stops if stop)
+        self._search_begin = re.compile("|".join({re.escape(stop[0]) for stop in self._stops}) or r"(?!)").search
         self._is_trimmed = not no_stop_trim
         self._held = ""
         self.matched: str | None = None
@@ -20,8 +23,8 @@ class StopStrings:
 
         With `may_match` false (the sequence is shorter than its minimum) a stop string that ends here is plain text.
         """
-        if not piece:
-            return ""
+        if not self._held and self._search_begin(piece) is None:  # most pieces: no stop string begins here
+            return piece
         text = self._held + piece
         if may_match and (found := self._find(text)):
             begin, stop = found

@@ -13,7 +13,10 @@ from wire.messages import StreamSettings
 
 
 class Stream:
-    """`next_index` ids have been taken in, `text_len` code points have been given out."""
+    """`next_index` ids have been taken in, `text_len` code points have been given out.
+
+    `stop_string` is the one that ended the stream: no id is taken in after the one that completed it.
+    """
 
     __slots__ = (
         "_catch_up",
@@ -25,6 +28,7 @@ class Stream:
         "_num_to_skip",
         "_stops",
         "next_index",
+        "stop_string",
         "text_len",
     )
 
@@ -44,11 +48,7 @@ class Stream:
         self._is_plain = self._stops is None
         self.next_index = 0
         self.text_len = 0
-
-    @property
-    def stop_string(self) -> str | None:
-        """The stop string that ended the stream; no id is taken in after the one that completed it."""
-        return self._stops.matched if self._stops else None
+        self.stop_string: str | None = None
 
     def replay(self, token_ids: Sequence[int], text_len: int, stop_token: int | None = None) -> None:
         """Takes in what an earlier attempt delivered; the next text begins at code point `text_len`.
@@ -61,11 +61,20 @@ class Stream:
         self._is_plain = self._is_plain and not self._catch_up and not self._num_to_skip
         self.text_len = text_len
 
+    def push_token(self, token_id: int) -> str:
+        """`push` for one id, which is the common case."""
+        if not self._is_plain:
+            return self.push((token_id,))
+        self.next_index += 1
+        text = self._decode(token_id)
+        self.text_len += len(text)
+        return text
+
     def push(self, token_ids: Sequence[int]) -> str:
         """The text that these ids complete. After a stop string the remaining ids are not taken in."""
         if self._is_plain:
             self.next_index += len(token_ids)
-            text = self._decode(token_ids[0]) if len(token_ids) == 1 else "".join(map(self._decode, token_ids))
+            text = "".join(map(self._decode, token_ids))
         else:
             text = self._from_text_len(self._push_matching(token_ids))
         self.text_len += len(text)
@@ -93,10 +102,11 @@ class Stream:
             return "".join(map(self._decode, token_ids))
         pieces = []
         for token_id in token_ids:
-            if stops.matched is not None:
+            if self.stop_string is not None:
                 break
             self.next_index += 1
             pieces.append(stops.push(self._decode(token_id), may_match=self.next_index >= self._min_new_tokens))
+            self.stop_string = stops.matched
         return "".join(pieces)
 
     def _flush_all(self) -> str:

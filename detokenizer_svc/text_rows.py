@@ -6,7 +6,7 @@ from detokenizer_svc.token_columns import RowLogprobs
 from wire.columns import pack_f32, pack_u32, pack_u64
 from wire.messages import LogprobTexts, Peer, StreamStart, TextBatch, TextFinish
 
-_ROW_BYTES = 48  # seven integers, a text header, and a share of starts and finishes
+_ROW_BYTES = 52  # the integers, a text header, and a share of starts and finishes
 _MAX_UTF8_BYTES = 4
 
 
@@ -14,32 +14,28 @@ class TextRows:
     """Rows for one gateway. `size` is an upper estimate of the encoded bytes."""
 
     def __init__(self) -> None:
-        self._keys: list[int] = []
-        self._choices: list[int] = []
-        self._first_indexes: list[int] = []
-        self._counts: list[int] = []
+        self._rows: list[tuple[int, int, int, int, int, str]] = []
         self._token_ids: list[int] = []
-        self._text_offsets: list[int] = []
-        self._texts: list[str] = []
         self.starts: list[StreamStart] = []
         self.finishes: list[TextFinish] = []
         self._logprobs: LogprobRows | None = None
         self.size = 0
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self._rows)
+
+    def add_token(self, key: int, choice: int, first_index: int, token_id: int, text_offset: int, text: str) -> None:
+        """`add` for one id, which is the common case."""
+        self._rows.append((key, choice, first_index, 1, text_offset, text))
+        self._token_ids.append(token_id)
+        self.size += _ROW_BYTES + _MAX_UTF8_BYTES * len(text)
 
     def add(
         self, key: int, choice: int, first_index: int, token_ids: Sequence[int], text_offset: int, text: str
     ) -> None:
         """One stream's new ids and text."""
-        self._keys.append(key)
-        self._choices.append(choice)
-        self._first_indexes.append(first_index)
-        self._counts.append(len(token_ids))
+        self._rows.append((key, choice, first_index, len(token_ids), text_offset, text))
         self._token_ids.extend(token_ids)
-        self._text_offsets.append(text_offset)
-        self._texts.append(text)
         self.size += _ROW_BYTES + 4 * len(token_ids) + _MAX_UTF8_BYTES * len(text)
 
     def add_logprobs(
@@ -51,17 +47,18 @@ class TextRows:
         self.size += self._logprobs.add(len(self) - 1, logprobs, token_ids)
 
     def build(self, detokenizer: Peer, worker: Peer) -> TextBatch:
-        """The message."""
+        """The message; there is at least one row."""
+        keys, choices, first_indexes, counts, text_offsets, texts = zip(*self._rows, strict=True)
         return TextBatch(
             detokenizer=detokenizer,
             worker=worker,
-            keys=pack_u64(self._keys),
-            choices=pack_u32(self._choices),
-            first_indexes=pack_u32(self._first_indexes),
-            counts=pack_u32(self._counts),
+            keys=pack_u64(keys),
+            choices=pack_u32(choices),
+            first_indexes=pack_u32(first_indexes),
+            counts=pack_u32(counts),
             token_ids=pack_u32(self._token_ids),
-            text_offsets=pack_u32(self._text_offsets),
-            texts=self._texts,
+            text_offsets=pack_u32(text_offsets),
+            texts=list(texts),
             starts=tuple(self.starts),
             finishes=tuple(self.finishes),
             logprobs=self._logprobs.build() if self._logprobs else None,
