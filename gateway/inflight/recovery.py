@@ -216,7 +216,8 @@ class Recovery:
             return Cause.NOT_ACCEPTED if now > attempt.accept_by else None
         if now - attempt.heard_at > _SILENCE_S:
             return Cause.SILENT
-        if attempt.owed > generation.num_received and now - attempt.owed_since > _BEHIND_S:
+        # Only silence counts: under load tokens may come late, and a repair would make them later still.
+        if attempt.owed > generation.num_received and now - max(attempt.owed_since, generation.last_token_at) > _BEHIND_S:
             return Cause.BEHIND if not _has_stopped_early(generation) else None
         worker = self._members.get(attempt.worker_id) if attempt.worker_id else None
         if worker is not None and worker.heartbeat.step_age_s > STEP_TIMEOUT_S:
