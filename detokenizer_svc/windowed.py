@@ -23,6 +23,7 @@ class WindowedVocabulary:
         special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
         self._special_ids = {token_id for token_id, content in self._added.items() if content in special}
         self._anchor = self._find_anchor()
+        self._texts = AloneTexts(tokenizer)
         self._token_bytes: dict[int, bytes] = {}
 
     def decoder(
@@ -34,6 +35,7 @@ class WindowedVocabulary:
         """
         return WindowedDecoder(
             self._tokenizer,
+            self._texts,
             self._special_ids if skip_special_tokens else set(),
             {} if spaces_between_special_tokens else self._added,
             prompt_tail,
@@ -66,6 +68,21 @@ class WindowedVocabulary:
         return []
 
 
+class AloneTexts(dict[int, str | None]):
+    """The text of every id seen so far, decoded alone; None for an id that is no token."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self._tokenizer = tokenizer
+
+    def __missing__(self, token_id: int) -> str | None:
+        is_known = self._tokenizer.id_to_token(token_id) is not None
+        text = self._tokenizer.decode([token_id], skip_special_tokens=False) if is_known else None
+        if is_known:  # so that it never holds more than the vocabulary
+            self[token_id] = text
+        return text
+
+
 class WindowedDecoder:
     """One sequence. Its window is the ids of the last text given (the context), then those whose text is held.
 
@@ -73,12 +90,18 @@ class WindowedDecoder:
     complete before the bad byte stay as they are, where the full decode makes every byte of the run a replacement.
     """
 
-    __slots__ = ("_added", "_context", "_context_text", "_held", "_last_added", "_skipped_ids", "_tokenizer")
+    __slots__ = ("_added", "_context", "_context_text", "_held", "_last_added", "_skipped_ids", "_texts", "_tokenizer")
 
     def __init__(
-        self, tokenizer: Tokenizer, skipped_ids: set[int], added: dict[int, str], prompt_tail: Sequence[int]
+        self,
+        tokenizer: Tokenizer,
+        texts: AloneTexts,
+        skipped_ids: set[int],
+        added: dict[int, str],
+        prompt_tail: Sequence[int],
     ) -> None:
         self._tokenizer = tokenizer
+        self._texts = texts
         self._skipped_ids = skipped_ids
         self._added = added
         self._last_added = False
@@ -88,7 +111,7 @@ class WindowedDecoder:
 
     def push(self, token_id: int) -> str:
         """The text that this token completes."""
-        if token_id in self._skipped_ids or self._tokenizer.id_to_token(token_id) is None:
+        if token_id in self._skipped_ids or self._texts[token_id] is None:
             return ""
         self._held.append(token_id)
         text = self._new_text()
@@ -122,4 +145,6 @@ class WindowedDecoder:
             self._held = []
 
     def _decode(self, ids: list[int]) -> str:
+        if len(ids) == 1:
+            return self._texts[ids[0]] or ""
         return self._tokenizer.decode(ids, skip_special_tokens=False) if ids else ""
