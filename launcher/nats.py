@@ -17,6 +17,7 @@ _READY = "Server is ready"
 _CONFIG = """\
 listen: "127.0.0.1:{port}"
 max_payload: 8MB
+max_pending: 256MB
 {authorization}"""
 _AUTHORIZATION = 'authorization {{ user: "{user}", password: "{password}" }}\n'
 ANY_PORT = -1

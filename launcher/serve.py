@@ -41,6 +41,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     try:
         for program in STAGES:
             program.require_installed()
+        _require_folder(options.worker.model_path)
         with _bound_socket(options) as listener:
             uvloop.run(_Serving(options, environ, terminal, listener).run())
     except (GaveUpError, MissingExtraError, NatsServerMissingError, OSError) as error:
@@ -54,6 +55,12 @@ def _log_to(terminal: Terminal, level: str) -> None:
     handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%Y-%m-%d %H:%M:%S"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def _require_folder(model_path: str) -> None:
+    """What is plainly a path must be there; every stage would say so too, a dozen seconds later."""
+    if model_path.startswith(("/", ".", "~")) and not Path(model_path).expanduser().is_dir():
+        raise FileNotFoundError(f"no model folder {model_path}")
 
 
 def _bound_socket(options: ServeOptions) -> socket.socket:

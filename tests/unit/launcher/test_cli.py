@@ -57,6 +57,13 @@ def test_a_missing_package_names_its_extra() -> None:
         program.require_installed()
 
 
+def test_a_model_folder_that_is_not_there_is_one_line() -> None:
+    ended = subprocess.run([*MILLRACE, "serve", "/no/such/model"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stdout.rstrip().endswith("no model folder /no/such/model")
+    assert len(ended.stdout.splitlines()) == 1
+
+
 def test_a_port_in_use_is_one_line_and_starts_nothing(nats_url: str) -> None:
     taken = nats_url.rpartition(":")[2]
     ended = subprocess.run([*MILLRACE, "serve", "--port", taken], capture_output=True, text=True, check=False)
