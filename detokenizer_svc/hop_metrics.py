@@ -1,6 +1,8 @@
 """What the detokenizer counts. Counted per batch, never per token."""
 
-from prometheus_client import CollectorRegistry, Counter
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 
 class DetokenizerMetrics:
@@ -19,6 +21,11 @@ class DetokenizerMetrics:
             "malformed_batches": counter("malformed_batches", "Batches dropped because their columns did not fit"),
         }
         self.counts = dict.fromkeys(self._counters, 0)
+
+    def show_streams(self, registry: CollectorRegistry, num_streams: Callable[[], int]) -> None:
+        """Reports how many streams are held, asked whenever the page is read."""
+        gauge = Gauge("millrace_detokenizer_streams", "Streams held", registry=registry)
+        gauge.set_function(num_streams)
 
     def add(self, name: str, amount: int = 1) -> None:
         """Raises one counter; the name is one of `counts`."""

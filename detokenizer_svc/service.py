@@ -52,6 +52,7 @@ class DetokenizerService:
         self._metrics = DetokenizerMetrics(node.registry)
         spans = HopSpans(node.tracing, self._instance.served_model_name, self._data_subject)
         self._table = AttemptTable(spans)
+        self._metrics.show_streams(node.registry, lambda: self._table.num_streams)
         self._processor = BatchProcessor(
             lambda: self._instance.peer, vocabulary, self._table, self._metrics, node.data.max_payload // 2
         )

@@ -10,7 +10,7 @@ from typing import TypeVar
 from detokenizer_svc.service import DetokenizerService
 from detokenizer_svc.settings import DetokenizerSettings
 from detokenizer_svc.tokenizer_file import load_vocabulary
-from tests.unit.detokenizer_svc import tokenizers as tiny
+from tests.unit.detokenizer_svc import tiny_tokenizers as tiny
 from wire import subjects
 from wire.bus import Bus, Delivery
 from wire.codec import WIRE_LEVEL
@@ -89,9 +89,9 @@ class Scene:
         heartbeat = Heartbeat(stage=stage, peer=peer, state=state, served_model_name="tiny", wire_level=WIRE_LEVEL)
         await self.bus.publish(subjects.presence(stage, peer.instance_id), heartbeat)
 
-    def handler_errors(self) -> float:
-        """How many messages made a handler of the detokenizer fail."""
-        return self._node.registry.get_sample_value("millrace_bus_handler_errors_total") or 0.0
+    def sample(self, name: str) -> float | None:
+        """A value of the detokenizer's metrics page."""
+        return self._node.registry.get_sample_value(name)
 
     async def until_held(self, num_states: int) -> None:
         """Returns when a heartbeat from now on tells that the detokenizer holds this many streams."""

@@ -15,7 +15,7 @@ from detokenizer_svc.hop_metrics import DetokenizerMetrics
 from detokenizer_svc.hop_spans import HopSpans
 from detokenizer_svc.tokenizer_file import load_vocabulary
 from detokenizer_svc.vocabulary import Vocabulary
-from tests.unit.detokenizer_svc import tokenizers as tiny
+from tests.unit.detokenizer_svc import tiny_tokenizers as tiny
 from tests.unit.detokenizer_svc.batches import (
     GATEWAY,
     WORKER,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.detokenizer_svc import tokenizers as tiny
+from tests.unit.detokenizer_svc import tiny_tokenizers as tiny
 
 PROGRAM = [sys.executable, "-m", "detokenizer_svc"]
 

@@ -130,6 +130,13 @@ async def test_describe_tells_settings_model_and_counters(scene: Scene) -> None:
     assert (reply.stats["tokens"], reply.stats["num_streams"]) == (1, 1)
 
 
+async def test_the_metrics_page_counts_tokens_and_streams(scene: Scene) -> None:
+    await open_stream(scene, 1, 7)
+    await scene.at_gateway.wait_for(TextBatch)
+    assert scene.sample("millrace_detokenizer_tokens_total") == 1
+    assert scene.sample("millrace_detokenizer_streams") == 1
+
+
 async def test_a_batch_of_a_worker_that_cannot_exist_is_counted(scene: Scene) -> None:
     await scene.send(batch([], worker=Peer("not an id", 1)))
     beat = await scene.public.wait_for(Heartbeat, lambda beat: beat.counters["malformed_batches"] == 1)

@@ -14,7 +14,7 @@ from detokenizer_svc.byte_level import ByteLevelVocabulary
 from detokenizer_svc.tokenizer_file import load_vocabulary
 from detokenizer_svc.vocabulary import TextDecoder, Vocabulary
 from detokenizer_svc.windowed import WindowedVocabulary
-from tests.unit.detokenizer_svc import tokenizers as tiny
+from tests.unit.detokenizer_svc import tiny_tokenizers as tiny
 
 KINDS = {**tiny.ALL, "byte_level_in_sequence": lambda: tiny.byte_level(in_sequence=True)}
 

@@ -6,7 +6,7 @@ import pytest
 
 from detokenizer_svc.byte_level import ByteLevelVocabulary
 from detokenizer_svc.tokenizer_file import find_tokenizer_file, is_byte_level, load_vocabulary
-from tests.unit.detokenizer_svc import tokenizers as tiny
+from tests.unit.detokenizer_svc import tiny_tokenizers as tiny
 from wire.checkpoint import CheckpointError
 
 
