@@ -20,8 +20,16 @@ class Runner(Protocol):
 class Engine:
     """Owns all sequences of a worker. Everything here runs in one thread."""
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, residency: Residency, limits: AdmissionLimits) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        residency: Residency,
+        limits: AdmissionLimits,
+        eos_ids: frozenset[int],
+    ) -> None:
         self.limits = limits
+        self._eos_ids = eos_ids
         self._scheduler = scheduler
         self._runner = runner
         self._residency = residency
@@ -51,7 +59,8 @@ class Engine:
     def add(self, request: GenerationRequest) -> list[Sequence]:
         """Queue the sequences of a request. Raises `RequestRefusedError` for what can never be served."""
         self.limits.check(request)
-        sequences = new_sequences(request, self.limits.max_new_tokens, self._scheduler.now_ns())
+        now_ns = self._scheduler.now_ns()
+        sequences = new_sequences(request, self.limits.max_new_tokens, self._eos_ids, now_ns)
         for sequence in sequences:
             self._scheduler.add(sequence)
         return sequences

@@ -12,14 +12,12 @@ import torch
 from gpu_worker.engine import Engine
 from gpu_worker.execution.kv_memory import allocate_kv, bytes_per_page, free_device_bytes, pages_that_fit
 from gpu_worker.execution.model_runner import ModelRunner
-from gpu_worker.execution.sampler import Sampler
 from gpu_worker.kv.no_prefix_cache import NoPrefixCache
 from gpu_worker.kv.page_pool import PagePool
 from gpu_worker.kv.radix_prefix_cache import RadixPrefixCache
 from gpu_worker.models.config import ModelConfig, load_model_config
 from gpu_worker.models.loading import checkpoint_dtype, load_decoder
 from gpu_worker.scheduling.admission import AdmissionLimits
-from gpu_worker.scheduling.finish import FinishRules
 from gpu_worker.scheduling.residency import Residency
 from gpu_worker.scheduling.scheduler import Scheduler
 
@@ -66,19 +64,17 @@ def build_engine(model_path: Path, options: EngineOptions, clock_ns: Callable[[]
     num_kv_tokens = num_pages * options.page_size
     num_bytes = num_pages * bytes_per_page(config, options.page_size, dtype)
     logger.info("KV Cache is allocated. #tokens: %d, size: %.2f GB", num_kv_tokens, num_bytes / 2**30)
-    rules = FinishRules(config.eos_ids, context_length)
     pool = PagePool(num_pages, options.page_size)
     cache = RadixPrefixCache(pool) if options.has_prefix_cache else NoPrefixCache(pool)
     residency = Residency(pool, cache)
     scheduler = Scheduler(
         residency,
-        rules,
         max_running_requests=options.max_running_requests,
         max_prefill_tokens=options.chunked_prefill_size if options.chunked_prefill_size > 0 else num_kv_tokens,
         clock_ns=clock_ns,
     )
-    runner = ModelRunner(decoder, kv_layers, Sampler(rules))
-    return Engine(scheduler, runner, residency, AdmissionLimits(config.vocab_size, context_length, num_kv_tokens))
+    limits = AdmissionLimits(config.vocab_size, context_length, num_kv_tokens)
+    return Engine(scheduler, ModelRunner(decoder, kv_layers), residency, limits, config.eos_ids)
 
 
 def _resolve_dtype(name: str, model_path: Path, device: torch.device) -> torch.dtype:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gpu_worker.scheduling.admission import AdmissionLimits
 from gpu_worker.scheduling.batch import StepResult, StepStats
-from gpu_worker.scheduling.finish import LENGTH, FinishRules
+from gpu_worker.scheduling.finish import LENGTH, finish_of, finish_of_given
 from gpu_worker.scheduling.sequence import Finish, GenerationRequest, Sequence, SequenceState, new_sequences
 
 
@@ -36,7 +36,6 @@ class SyntheticEngine:
         self.num_pages = self.num_used_pages = self.num_cached_pages = 0
         self.limits = AdmissionLimits(options.vocab_size, options.context_length, options.context_length)
         self._options = options
-        self._rules = FinishRules(frozenset(), options.context_length)
         self._clock_ns = clock_ns
         self._sleep = sleep
         self._running: list[Sequence] = []
@@ -51,9 +50,9 @@ class SyntheticEngine:
         """Start the sequences of a request. Raises `RequestRefusedError` as a real engine would."""
         self.limits.check(request)
         now = self._clock_ns()
-        sequences = new_sequences(request, self.limits.max_new_tokens, now)
+        sequences = new_sequences(request, self.limits.max_new_tokens, frozenset(), now)
         for sequence in sequences:
-            finish = self._rules.finish_of_given(sequence) if sequence.max_new_tokens else LENGTH
+            finish = finish_of_given(sequence) if sequence.max_new_tokens else LENGTH
             if finish is None:
                 sequence.state, sequence.times.first_scheduled_ns = SequenceState.RUNNING, now
                 self._running.append(sequence)
@@ -80,7 +79,7 @@ class SyntheticEngine:
             sequence.token_ids.append(token_id)
             if not sequence.times.first_token_ns:
                 sequence.times.first_token_ns = now
-            finish = self._rules.finish_of(sequence)
+            finish = finish_of(sequence)
             if finish is not None:
                 self._finish(sequence, finish, now)
             result.add(sequence, token_id)

@@ -3,7 +3,7 @@
 import torch
 
 from gpu_worker.execution.forward_inputs import build_forward_inputs
-from gpu_worker.execution.sampler import Sampler
+from gpu_worker.execution.sampler import sample_tokens
 from gpu_worker.models.decoder import Decoder, KvLayer
 from gpu_worker.scheduling.batch import Batch, SampledTokens
 
@@ -11,10 +11,9 @@ from gpu_worker.scheduling.batch import Batch, SampledTokens
 class ModelRunner:
     """Owns the decoder and its KV memory."""
 
-    def __init__(self, decoder: Decoder, kv_layers: list[KvLayer], sampler: Sampler) -> None:
+    def __init__(self, decoder: Decoder, kv_layers: list[KvLayer]) -> None:
         self._decoder = decoder
         self._kv_layers = kv_layers
-        self._sampler = sampler
         key_cache, _ = kv_layers[0]
         self._page_size = key_cache.shape[1]
         self._device = key_cache.device
@@ -27,4 +26,4 @@ class ModelRunner:
         inputs = build_forward_inputs(batch, self._page_size, self._device)
         logits = self._decoder.forward(inputs, self._kv_layers)
         sequences = [scheduled.sequence for scheduled in batch.scheduled if scheduled.samples]
-        return self._sampler.sample(logits, sequences)
+        return sample_tokens(logits, sequences)

@@ -9,76 +9,77 @@ from torch import Tensor
 
 from gpu_worker.kernels.sampling import filtered_sample, penalise_, sample, top_logprobs
 from gpu_worker.scheduling.batch import SampledTokens, TokenLogprobs
-from gpu_worker.scheduling.finish import FinishRules
+from gpu_worker.scheduling.finish import masked_ids
 from gpu_worker.scheduling.sequence import Sequence, has_penalties, is_greedy
 from wire.sampling import SamplingParams
 
 _MASK64 = (1 << 64) - 1
 
 
-class Sampler:
-    """Samples by parameters and position only: the same in any batch, on any worker, in any attempt."""
+def sample_tokens(logits: Tensor, sequences: List[Sequence]) -> SampledTokens:
+    """The next id of each sequence, from [num_seqs, vocab_size] logits.
 
-    def __init__(self, rules: FinishRules) -> None:
-        self._rules = rules
+    It depends on the parameters and the position only: the same in any batch, on any worker, in any attempt.
+    """
+    if all(sequence.is_plain_greedy for sequence in sequences):
+        return SampledTokens(logits.argmax(dim=-1).tolist())
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    token_ids = _choose(_adjusted(logits, sequences), sequences)
+    return SampledTokens(token_ids.tolist(), _logprobs(logits, token_ids, sequences))
 
-    def sample(self, logits: Tensor, sequences: List[Sequence]) -> SampledTokens:
-        """The next id of each sequence, from [num_seqs, vocab_size] logits."""
-        if all(sequence.is_plain_greedy for sequence in sequences):
-            return SampledTokens(logits.argmax(dim=-1).tolist())
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        token_ids = self._choose(self._adjusted(logits, sequences), sequences)
-        return SampledTokens(token_ids.tolist(), _logprobs(logits, token_ids, sequences))
 
-    def _adjusted(self, logits: Tensor, sequences: List[Sequence]) -> Tensor:
-        """Logits after penalties, bias and masks; the given ones stay as they are, for the log probabilities."""
-        rows = [row for row, sequence in enumerate(sequences) if self._changes_logits(sequence)]
-        if not rows:
-            return logits
-        adjusted = logits.clone()
-        for row in rows:
-            self._adjust_(adjusted, row, sequences[row])
-        return adjusted
+def _adjusted(logits: Tensor, sequences: List[Sequence]) -> Tensor:
+    """Logits after penalties, bias and masks; the given ones stay as they are, for the log probabilities."""
+    rows = [row for row, sequence in enumerate(sequences) if _changes_logits(sequence)]
+    if not rows:
+        return logits
+    adjusted = logits.clone()
+    for row in rows:
+        _adjust_(adjusted, row, sequences[row])
+    return adjusted
 
-    def _changes_logits(self, sequence: Sequence) -> bool:
-        params = sequence.sampling
-        return has_penalties(params) or bool(params.logit_bias) or sequence.num_output_tokens < params.min_new_tokens
 
-    def _adjust_(self, logits: Tensor, row: int, sequence: Sequence) -> None:
-        params = sequence.sampling
-        if has_penalties(params):
-            seen = np.unique(np.array(sequence.token_ids, dtype=np.int64))
-            outputs, counts = np.unique(np.array(sequence.output_ids, dtype=np.int64), return_counts=True)
-            seen_ids, output_ids, output_counts = (
-                torch.from_numpy(ids).to(logits.device) for ids in (seen, outputs, counts)
-            )
-            penalise_(
-                logits,
-                row,
-                seen_ids,
-                output_ids,
-                output_counts,
-                repetition=params.repetition_penalty,
-                frequency=params.frequency_penalty,
-                presence=params.presence_penalty,
-            )
-        if params.logit_bias:
-            biased = torch.tensor(list(params.logit_bias), device=logits.device)
-            biases = list(params.logit_bias.values())
-            logits[row, biased] += torch.tensor(biases, dtype=logits.dtype, device=logits.device)
-        masked = [id_ for id_ in self._rules.masked_ids(sequence) if id_ < logits.shape[1]]
-        if masked:
-            logits[row, masked] = -torch.inf
+def _changes_logits(sequence: Sequence) -> bool:
+    params = sequence.sampling
+    return has_penalties(params) or bool(params.logit_bias) or sequence.num_output_tokens < params.min_new_tokens
 
-    def _choose(self, logits: Tensor, sequences: List[Sequence]) -> Tensor:
-        groups: dict[Callable[[Tensor, List[Sequence]], Tensor], list[int]] = {}
-        for row, sequence in enumerate(sequences):
-            groups.setdefault(_method(sequence.sampling), []).append(row)
-        token_ids = torch.empty(len(sequences), dtype=torch.int64, device=logits.device)
-        for method, rows in groups.items():
-            places = torch.tensor(rows, device=logits.device)
-            token_ids[places] = method(logits[places], [sequences[row] for row in rows])
-        return token_ids
+
+def _adjust_(logits: Tensor, row: int, sequence: Sequence) -> None:
+    params = sequence.sampling
+    if has_penalties(params):
+        seen = np.unique(np.array(sequence.token_ids, dtype=np.int64))
+        outputs, counts = np.unique(np.array(sequence.output_ids, dtype=np.int64), return_counts=True)
+        seen_ids, output_ids, output_counts = (
+            torch.from_numpy(ids).to(logits.device) for ids in (seen, outputs, counts)
+        )
+        penalise_(
+            logits,
+            row,
+            seen_ids,
+            output_ids,
+            output_counts,
+            repetition=params.repetition_penalty,
+            frequency=params.frequency_penalty,
+            presence=params.presence_penalty,
+        )
+    if params.logit_bias:
+        biased = torch.tensor(list(params.logit_bias), device=logits.device)
+        biases = list(params.logit_bias.values())
+        logits[row, biased] += torch.tensor(biases, dtype=logits.dtype, device=logits.device)
+    masked = [id_ for id_ in masked_ids(sequence) if id_ < logits.shape[1]]
+    if masked:
+        logits[row, masked] = -torch.inf
+
+
+def _choose(logits: Tensor, sequences: List[Sequence]) -> Tensor:
+    groups: dict[Callable[[Tensor, List[Sequence]], Tensor], list[int]] = {}
+    for row, sequence in enumerate(sequences):
+        groups.setdefault(_method(sequence.sampling), []).append(row)
+    token_ids = torch.empty(len(sequences), dtype=torch.int64, device=logits.device)
+    for method, rows in groups.items():
+        places = torch.tensor(rows, device=logits.device)
+        token_ids[places] = method(logits[places], [sequences[row] for row in rows])
+    return token_ids
 
 
 def _method(params: SamplingParams) -> Callable[[Tensor, List[Sequence]], Tensor]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gpu_worker.scheduling.batch import Batch, SampledTokens, ScheduledSequence, StepResult, StepStats
-from gpu_worker.scheduling.finish import LENGTH, FinishRules
+from gpu_worker.scheduling.finish import LENGTH, finish_of, finish_of_given
 from gpu_worker.scheduling.residency import Residency
 from gpu_worker.scheduling.sequence import Finish, Sequence, SequenceState
 
@@ -56,14 +56,12 @@ class Scheduler:
     def __init__(
         self,
         residency: Residency,
-        rules: FinishRules,
         *,
         max_running_requests: int,
         max_prefill_tokens: int,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._residency = residency
-        self._rules = rules
         self._max_running = max_running_requests
         self._max_prefill_tokens = max_prefill_tokens
         self._clock_ns = clock_ns
@@ -95,7 +93,7 @@ class Scheduler:
         """Queue a sequence; one that the given ids already finish is reported by the next commit instead."""
         self._num_arrived += 1
         sequence.rank = (0 if sequence.num_output_tokens else 1, self._num_arrived)
-        finish = self._rules.finish_of_given(sequence)
+        finish = finish_of_given(sequence)
         if finish is None:
             insort(self._waiting, sequence, key=_rank)
         else:
@@ -216,7 +214,7 @@ class Scheduler:
         sequence.token_ids.append(token_id)
         if not sequence.times.first_token_ns:
             sequence.times.first_token_ns = now
-        finish = self._rules.finish_of(sequence)
+        finish = finish_of(sequence)
         if finish is not None:
             self._complete(sequence, finish, now)
 

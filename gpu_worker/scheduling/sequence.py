@@ -67,6 +67,7 @@ class Times:
 class Sequence:
     """One choice of a request. Only the engine thread changes it; others may read single fields.
 
+    `max_new_tokens` is as asked, but within the context length; `stopping_ids` are all ids that end it.
     `token_ids` is the prompt followed by all output ids, given or sampled. `num_computed_tokens` of them have
     their KV in the pages of `page_table`. `num_cached_tokens` is the number of prompt tokens that the prefix
     cache had at the first admission, None before it. `is_prefilling` holds from an admission until all tokens of
@@ -81,6 +82,7 @@ class Sequence:
     num_prompt_tokens: int
     times: Times
     max_new_tokens: int
+    stopping_ids: frozenset[int] = frozenset()
     rank: tuple[int, int] = (1, 0)
     num_computed_tokens: int = 0
     num_cached_tokens: int | None = None
@@ -112,11 +114,15 @@ class Sequence:
 
 
 def new_sequences(
-    request: GenerationRequest, max_new_tokens: Callable[[int, SamplingParams], int], now_ns: int
+    request: GenerationRequest,
+    max_new_tokens: Callable[[int, SamplingParams], int],
+    eos_ids: frozenset[int],
+    now_ns: int,
 ) -> list[Sequence]:
     """The sequences of a request. `max_new_tokens` resolves the limit of a prompt's length and parameters."""
     prompt_ids = as_token_ids(request.prompt_ids)
     limit = max_new_tokens(len(prompt_ids), request.sampling)
+    stopping = stopping_ids(request.sampling, eos_ids)
     return [
         Sequence(
             sequence_id=new.sequence_id,
@@ -127,6 +133,7 @@ def new_sequences(
             num_prompt_tokens=len(prompt_ids),
             times=Times(request.arrival_ns or now_ns),
             max_new_tokens=limit,
+            stopping_ids=stopping,
         )
         for new in request.sequences
     ]
@@ -140,6 +147,13 @@ def as_token_ids(ids: Ids[int] | bytes) -> "array[int]":
     else:
         token_ids.extend(ids)
     return token_ids
+
+
+def stopping_ids(params: SamplingParams, eos_ids: frozenset[int]) -> frozenset[int]:
+    """All ids that end a sequence with these parameters."""
+    if params.ignore_eos:
+        return frozenset(params.stop_token_ids)
+    return eos_ids.union(params.stop_token_ids)
 
 
 def is_greedy(params: SamplingParams) -> bool:

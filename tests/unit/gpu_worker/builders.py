@@ -11,7 +11,6 @@ from gpu_worker.kv.page_pool import PagePool
 from gpu_worker.kv.radix_prefix_cache import RadixPrefixCache
 from gpu_worker.scheduling.admission import AdmissionLimits
 from gpu_worker.scheduling.batch import Batch, SampledTokens, StepResult, TokenLogprobs
-from gpu_worker.scheduling.finish import FinishRules
 from gpu_worker.scheduling.residency import Residency
 from gpu_worker.scheduling.scheduler import Scheduler
 from gpu_worker.scheduling.sequence import Finish, GenerationRequest, NewSequence, Sequence
@@ -75,14 +74,13 @@ def make_rig(
     ticks = count(1)
     scheduler = Scheduler(
         residency,
-        FinishRules(frozenset({EOS}), context_length),
         max_running_requests=max_running_requests,
         max_prefill_tokens=max_prefill_tokens,
         clock_ns=lambda: next(ticks),
     )
     runner = ArithmeticRunner(page_size, rule)
     limits = AdmissionLimits(VOCAB_SIZE, context_length, num_pages * page_size)
-    return Rig(Engine(scheduler, runner, residency, limits), pool, cache, runner, scheduler)
+    return Rig(Engine(scheduler, runner, residency, limits, frozenset({EOS})), pool, cache, runner, scheduler)
 
 
 _sequence_ids = count(1)

@@ -34,6 +34,13 @@ def test_eos_ends_a_request_early() -> None:
     assert outcome.finish == Finish("stop", matched=EOS)
 
 
+def test_the_context_length_ends_a_request() -> None:
+    rig = make_rig(rule=one, context_length=9)
+    sequence = rig.add(1, 2, 3, max_new_tokens=50)
+    outcome = run_to_end(rig.engine).of(sequence)
+    assert (len(outcome.token_ids), outcome.finish) == (6, Finish("length"))
+
+
 def test_a_long_prompt_goes_in_chunks_while_decodes_go_on() -> None:
     rig = make_rig(rule=one, max_prefill_tokens=4)
     short = rig.add(1, 2, max_new_tokens=10)
