@@ -40,7 +40,7 @@ class GatewayService:
         gateway = Gateway(node, settings, metrics, self._pipeline, admission, asking, spans, self._clients)
         self._server = HttpServer(create_app(gateway), settings)
         self._presence = node.presence(self._describe)
-        self._is_complete = False
+        self.is_complete = asyncio.Event()  # every stage has been seen ready
         self._watcher: asyncio.Task[None] | None = None
 
     @property
@@ -99,6 +99,6 @@ class GatewayService:
             await self._node.data.publish(delivery.reply_to, description)
 
     def _on_joined(self, _: Member) -> None:
-        if not self._is_complete and not self._pipeline.dispatcher.missing_stage():
-            self._is_complete = True
+        if not self.is_complete.is_set() and not self._pipeline.dispatcher.missing_stage():
+            self.is_complete.set()
             log.info("The server is fired up and ready to roll! %s", self.url)

@@ -214,11 +214,12 @@ class Recovery:
     def _overdue(self, generation: Generation, attempt: Attempt, now: float) -> Cause | None:
         if attempt.accept_by is not None:
             return Cause.NOT_ACCEPTED if now > attempt.accept_by else None
-        if now - attempt.heard_at > _SILENCE_S:
+        # Tokens that keep coming, however late under load, are a sign of life, and a repair would only delay them.
+        if now - max(attempt.heard_at, generation.last_token_at) > _SILENCE_S:
             return Cause.SILENT
-        # Only silence counts: under load tokens may come late, and a repair would make them later still.
-        if attempt.owed > generation.num_received and now - max(attempt.owed_since, generation.last_token_at) > _BEHIND_S:
-            return Cause.BEHIND if not _has_stopped_early(generation) else None
+        is_behind = attempt.owed > generation.num_received and not _has_stopped_early(generation)
+        if is_behind and now - max(attempt.owed_since, generation.last_token_at) > _BEHIND_S:
+            return Cause.BEHIND
         worker = self._members.get(attempt.worker_id) if attempt.worker_id else None
         if worker is not None and worker.heartbeat.step_age_s > STEP_TIMEOUT_S:
             return Cause.WORKER_HUNG

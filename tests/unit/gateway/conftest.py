@@ -1,5 +1,6 @@
 """A real gateway on a real socket, between a real client and scripted stages on a real broker."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -12,7 +13,7 @@ import pytest
 
 from gateway.service import GatewayService
 from gateway.settings import GatewaySettings
-from tests.unit.gateway.scripted import ScriptedPipeline
+from tests.unit.gateway.scripted import ScriptedPipeline, ScriptedStage
 from wire.messages import InstanceState, Stage
 from wire.node import Node
 from wire.settings import CommonSettings
@@ -32,6 +33,14 @@ class Scene:
         """A JSON body to a path."""
         return await self.http.post(path, json=body, **keywords)
 
+    async def lose(self, stage: ScriptedStage) -> None:
+        """The instance leaves; returns when the gateway knows."""
+        lost = asyncio.Event()
+        self.node.members.on_lost.append(lambda *_: lost.set())
+        await stage.leave()
+        async with asyncio.timeout(5):
+            await lost.wait()
+
     async def post_stream(self, path: str, body: Any) -> list[str]:
         """The events' data of a stream, in order."""
         async with self.http.stream("POST", path, json=body) as response:
@@ -44,12 +53,14 @@ MakeScene = Callable[..., Awaitable[Scene]]
 
 @pytest.fixture
 async def make_scene(nats_url: str) -> AsyncIterator[MakeScene]:
-    """Builds a scene with the given gateway settings; `heartbeat_timeout` and the like go to the common ones."""
+    """Builds a scene with the given gateway settings, common settings, and fields of the worker's heartbeat."""
     async with AsyncExitStack() as stack:
 
-        async def make(*, has_stages: bool = True, common: dict[str, Any] | None = None, **settings: Any) -> Scene:
+        async def make(
+            *, common: dict[str, Any] | None = None, worker_beat: dict[str, Any] | None = None, **settings: Any
+        ) -> Scene:
             model = f"scripted/{uuid.uuid4().hex}"
-            pipeline = await ScriptedPipeline.join(nats_url, model)
+            pipeline = await ScriptedPipeline.join(nats_url, model, worker_beat or {})
             stack.push_async_callback(pipeline.leave)
             shared = CommonSettings(nats_url=nats_url, **(common or {}))
             own = GatewaySettings(port=0, served_model_name=model, **settings)
@@ -57,6 +68,8 @@ async def make_scene(nats_url: str) -> AsyncIterator[MakeScene]:
             service = GatewayService(node, shared, own)
             stack.push_async_callback(service.close)
             await service.start()
+            async with asyncio.timeout(10):
+                await service.is_complete.wait()
             node.instance.state = InstanceState.READY
             http = await stack.enter_async_context(httpx.AsyncClient(base_url=service.url, timeout=20))
             client = openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key=own.api_key or "none", max_retries=0)

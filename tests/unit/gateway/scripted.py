@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from wire import subjects
 from wire.bus import Delivery
@@ -53,19 +54,18 @@ def text_of(num_tokens: int) -> str:
 class ScriptedStage:
     """One instance: it is present, answers questions, and notes the aborts that it gets."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, beat: dict[str, Any]) -> None:
         self.node = node
         self.presence = node.presence(self._heartbeat)
         self.aborts: asyncio.Queue[Abort] = asyncio.Queue()
-        self.num_waiting = 0
-        self.step_age_s = 0.0
+        self._beat = beat
 
     @classmethod
-    async def join(cls, nats_url: str, stage: Stage, model: str) -> "ScriptedStage":
-        """Connected, ready, seen by everybody."""
+    async def join(cls, nats_url: str, stage: Stage, model: str, **beat: Any) -> "ScriptedStage":
+        """Connected, ready, seen by everybody; `beat` are further fields of its heartbeats."""
         node = await Node.connect(CommonSettings(nats_url=nats_url), stage, model)
         node.instance.state = InstanceState.READY
-        peer = cls(node)
+        peer = cls(node, beat)
         key = node.instance.model_key
         await node.control.subscribe(subjects.control(key, stage, node.instance.instance_id), peer._on_abort)
         await node.control.subscribe(subjects.abort(key), peer._on_abort)
@@ -82,19 +82,20 @@ class ScriptedStage:
             served_model_name=self.node.instance.served_model_name,
             wire_level=1,
             context_length=CONTEXT_LENGTH,
-            num_waiting=self.num_waiting,
-            step_age_s=self.step_age_s,
+            **self._beat,
         )
 
     async def leave(self) -> None:
-        """Says goodbye and disconnects."""
+        """Says goodbye and disconnects; may be repeated."""
+        if self.node.instance.state is InstanceState.LEAVING:
+            return
         self.node.instance.state = InstanceState.LEAVING
         await self.presence.announce()
         await self.presence.stop()
         await self.node.close()
 
     async def report(
-        self, gateway_id: str, key: int, state: RequestState, num_tokens: int, *, is_receipt: bool
+        self, gateway_id: str, key: int, state: RequestState, num_tokens: int, *, is_receipt: bool = False
     ) -> None:
         """One `Progress` about one key; key 0 names none."""
         keys = [key] if key else []
@@ -144,13 +145,11 @@ class ScriptedPipeline:
         self.job_arrived: asyncio.Queue[TokenizeJob] = asyncio.Queue()
 
     @classmethod
-    async def join(cls, nats_url: str, model: str) -> "ScriptedPipeline":
+    async def join(cls, nats_url: str, model: str, worker_beat: dict[str, Any]) -> "ScriptedPipeline":
         """One instance of each stage, ready."""
-        stages = [
-            await ScriptedStage.join(nats_url, stage, model)
-            for stage in (Stage.TOKENIZER, Stage.WORKER, Stage.DETOKENIZER)
-        ]
-        pipeline = cls(*stages)
+        tokenizer = await ScriptedStage.join(nats_url, Stage.TOKENIZER, model)
+        worker = await ScriptedStage.join(nats_url, Stage.WORKER, model, **worker_beat)
+        pipeline = cls(tokenizer, worker, await ScriptedStage.join(nats_url, Stage.DETOKENIZER, model))
         instance = pipeline.tokenizer.node.instance
         subject = subjects.data(instance.model_key, Stage.TOKENIZER, instance.instance_id)
         await pipeline.tokenizer.node.data.subscribe(subject, pipeline._on_job)
@@ -233,6 +232,12 @@ async def generate(pipeline: ScriptedPipeline, job: TokenizeJob) -> None:
 async def accept_only(pipeline: ScriptedPipeline, job: TokenizeJob) -> None:
     """Accepts; the test sends the tokens."""
     await pipeline.accept(job)
+
+
+async def begin(pipeline: ScriptedPipeline, job: TokenizeJob) -> None:
+    """Accepts and sends the first missing token of every sequence; the test sends the others."""
+    await pipeline.accept(job)
+    await pipeline.send(job, [(start.choice, len(start.output_ids) // 4, 1) for start in job.sequences])
 
 
 async def ignore(_: ScriptedPipeline, __: TokenizeJob) -> None:

@@ -1,0 +1,211 @@
+"""What operators and balancers ask: health, readiness, descriptions, metrics, keys, limits."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.unit.gateway.conftest import MakeScene, Scene
+from tests.unit.gateway.scripted import accept_only, generate
+from wire.messages import InstanceState
+
+ASK: dict[str, Any] = {"text": "x", "sampling_params": {"max_new_tokens": 2}}
+
+
+async def test_it_says_that_it_runs(scene: Scene) -> None:
+    assert (await scene.http.get("/")).text == "Millrace is running"
+    assert (await scene.http.head("/")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/health_generate"])
+async def test_a_complete_pipeline_is_healthy(scene: Scene, path: str) -> None:
+    assert (await scene.http.get(path)).status_code == 200
+
+
+async def test_only_health_generate_generates(scene: Scene) -> None:
+    await scene.http.get("/health")
+    assert scene.pipeline.jobs == []
+    await scene.http.get("/health_generate")
+    assert scene.pipeline.jobs[0].sampling.max_new_tokens == 1
+
+
+async def test_a_missing_stage_is_a_503_at_once_that_names_it(scene: Scene) -> None:
+    await scene.lose(scene.pipeline.worker)
+
+    for path in ("/health", "/ready", "/health_generate"):
+        assert (await scene.http.get(path)).status_code == 503
+    answer = await scene.post("/generate", ASK)
+    assert answer.status_code == 503
+    assert answer.json()["message"] == "No worker is ready. Try again later."
+
+
+async def test_a_hung_step_is_unhealthy(make_scene: MakeScene) -> None:
+    scene = await make_scene(worker_beat={"step_age_s": 61.0})
+
+    assert (await scene.http.get("/health")).status_code == 503
+    assert (await scene.http.get("/ready")).status_code == 200
+
+
+async def test_a_draining_gateway_takes_nothing_new_and_finishes_what_it_has(scene: Scene) -> None:
+    scene.pipeline.script = accept_only
+    running = asyncio.create_task(scene.post("/generate", ASK))
+    job = await scene.pipeline.job_arrived.get()
+    scene.node.instance.state = InstanceState.DRAINING
+    draining = asyncio.create_task(scene.service.drain())
+
+    assert (await scene.http.get("/ready")).status_code == 503
+    assert (await scene.http.get("/health")).status_code == 503
+    assert (await scene.post("/generate", ASK)).status_code == 503
+    assert not draining.done()
+    await generate(scene.pipeline, job)
+    assert (await running).status_code == 200
+    await draining
+
+
+async def test_a_request_that_outlives_the_drain_timeout_gets_a_503(make_scene: MakeScene) -> None:
+    scene = await make_scene(common={"drain_timeout": 0.1})
+    scene.pipeline.script = accept_only
+    running = asyncio.create_task(scene.post("/generate", ASK))
+    await scene.pipeline.job_arrived.get()
+
+    await scene.service.drain()
+
+    assert (await running).status_code == 503
+
+
+async def test_a_full_queue_is_a_429_with_retry_after(make_scene: MakeScene) -> None:
+    scene = await make_scene(max_queued_requests=2, worker_beat={"num_waiting": 2})
+
+    answer = await scene.post("/v1/completions", {"prompt": "x"})
+
+    assert answer.status_code == 429
+    assert int(answer.headers["retry-after"]) >= 1
+    assert answer.json()["message"] == "The request queue is full."
+
+
+async def test_own_requests_on_their_way_count_as_waiting(make_scene: MakeScene) -> None:
+    scene = await make_scene(max_queued_requests=1)
+    scene.pipeline.script = accept_only
+    waiting = asyncio.create_task(scene.post("/generate", ASK))
+    job = await scene.pipeline.job_arrived.get()
+
+    assert (await scene.post("/generate", ASK)).status_code == 429
+    await generate(scene.pipeline, job)
+    assert (await waiting).status_code == 200
+
+
+async def test_a_body_over_the_limit_is_a_413_with_both_numbers(make_scene: MakeScene) -> None:
+    scene = await make_scene(max_request_bytes=2000)
+
+    async def chunks() -> Any:
+        for _ in range(30):
+            yield b"x" * 100
+
+    announced = await scene.http.post("/generate", content=b"x" * 3000)
+    unannounced = await scene.http.post("/generate", content=chunks())
+
+    assert announced.status_code == unannounced.status_code == 413
+    assert "3000" in announced.json()["message"]
+    assert "2000" in announced.json()["message"]
+    assert "2000" in unannounced.json()["message"]
+
+
+async def test_a_job_over_the_brokers_limit_is_a_413_with_both_numbers(scene: Scene) -> None:
+    limit = scene.node.data.max_payload
+
+    answer = await scene.post("/generate", {"text": "x" * (limit + 1)})
+
+    assert answer.status_code == 413
+    assert str(limit) in answer.json()["message"]
+    assert scene.pipeline.jobs == []
+
+
+async def test_the_api_key_is_asked_for_except_by_probes(make_scene: MakeScene) -> None:
+    scene = await make_scene(api_key="secret")
+
+    refused = await scene.post("/generate", ASK)
+    assert (refused.status_code, refused.json()) == (401, {"error": "Unauthorized"})
+    assert (await scene.post("/generate", ASK, headers={"Authorization": "Bearer wrong"})).status_code == 401
+    assert (await scene.post("/generate", ASK, headers={"Authorization": "Bearer secret"})).status_code == 200
+    for path in ("/health", "/ready", "/metrics"):
+        assert (await scene.http.get(path)).status_code == 200
+    assert (await scene.openai.models.list()).data
+
+
+async def test_any_origin_may_call(scene: Scene) -> None:
+    headers = {"Origin": "http://elsewhere", "Access-Control-Request-Method": "POST"}
+    preflight = await scene.http.options("/v1/chat/completions", headers=headers)
+    assert preflight.headers["access-control-allow-origin"] == "*"
+
+    answer = await scene.post("/generate", ASK | {"stream": True}, headers={"Origin": "http://elsewhere"})
+    assert answer.headers["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize("path", ["/model_info", "/get_model_info"])
+async def test_the_model_is_described(scene: Scene, path: str) -> None:
+    info = (await scene.http.get(path)).json()
+
+    assert info["served_model_name"] == scene.node.instance.served_model_name
+    assert info["model_type"] == "scripted"
+    assert info["is_generation"] is True
+
+
+@pytest.mark.parametrize("path", ["/server_info", "/get_server_info"])
+async def test_the_server_is_described_without_secrets(make_scene: MakeScene, path: str) -> None:
+    scene = await make_scene(api_key="secret")
+    answer = await scene.http.get(path, headers={"Authorization": "Bearer secret"})
+    info = answer.json()
+
+    assert info["device"] == "none"
+    assert info["internal_states"] == [{"step": 1}]
+    assert {instance["stage"] for instance in info["instances"]} >= {"worker", "tokenizer", "detokenizer", "gateway"}
+    assert "secret" not in answer.text
+
+
+async def test_metrics_count_what_happened(scene: Scene) -> None:
+    await scene.post("/generate", ASK)
+    await scene.http.get("/nothing")
+    text = (await scene.http.get("/metrics")).text
+
+    model = scene.node.instance.served_model_name
+    assert f'sglang:generation_tokens_total{{is_streaming="False",model_name="{model}"}} 2.0' in text
+    assert f'sglang:prompt_tokens_total{{is_streaming="False",model_name="{model}"}} 1.0' in text
+    assert f'sglang:num_running_reqs{{model_name="{model}"}}' in text
+    assert f'sglang:inter_token_latency_seconds_count{{model_name="{model}"}} 1.0' in text
+    assert 'sglang:http_responses_total{endpoint="/generate",method="POST",status_code="200"} 1.0' in text
+    assert 'millrace_gateway_attempts_total{cause="new"} 1.0' in text
+
+
+async def test_metrics_can_be_off(make_scene: MakeScene) -> None:
+    scene = await make_scene(enable_metrics=False)
+
+    assert (await scene.http.get("/metrics")).status_code == 404
+
+
+async def test_the_api_is_documented_with_its_bodies(scene: Scene) -> None:
+    document = (await scene.http.get("/openapi.json")).json()
+    body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body == {"$ref": "#/components/schemas/ChatRequest"}
+    assert "messages" in document["components"]["schemas"]["ChatRequest"]["properties"]
+
+    page = await scene.http.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "/v1/chat/completions" in page.text
+    assert "http://" not in page.text
+
+
+async def test_unknown_paths_and_methods_get_the_common_error_body(scene: Scene) -> None:
+    for answer, status in ((await scene.http.get("/nothing"), 404), (await scene.http.patch("/generate"), 405)):
+        assert answer.status_code == status
+        assert answer.json()["error"]["message"] == answer.json()["message"]
+
+
+async def test_connections_end_when_the_service_does(make_scene: MakeScene) -> None:
+    scene = await make_scene()
+    assert (await scene.http.get("/health")).status_code == 200
+
+    await scene.service.close()
+
+    with pytest.raises(httpx.ConnectError):
+        await scene.http.get("/health")
