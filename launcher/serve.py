@@ -34,7 +34,7 @@ _STOP_MARGIN_S = 5.0
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Runs until Ctrl-C or SIGTERM; 0 after a stop, 1 if something does not start."""
+    """Runs until Ctrl-C or SIGTERM; 0 after a stop, 1 if something does not start or a second signal cuts it short."""
     options = read_options(argv, environ)
     terminal = Terminal(sys.stdout, is_coloured=wants_colour(sys.stdout, environ), name_width=_NAME_WIDTH)
     _log_to(terminal, options.common.log_level)
@@ -43,11 +43,11 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             program.require_installed()
         _require_folder(options.worker.model_path)
         with _bound_socket(options) as listener:
-            uvloop.run(_Serving(options, environ, terminal, listener).run())
+            was_killed = uvloop.run(_Serving(options, environ, terminal, listener).run())
     except (GaveUpError, MissingExtraError, NatsServerMissingError, OSError) as error:
         log.error("%s", error)  # the message says it all
         return 1
-    return 0
+    return 1 if was_killed else 0
 
 
 def _log_to(terminal: Terminal, level: str) -> None:
@@ -88,8 +88,8 @@ class _Serving:
         self._listener = listener
         self._common = options.common
 
-    async def run(self) -> None:
-        """Starts what is asked for, waits for the end, leaves nothing behind."""
+    async def run(self) -> bool:
+        """Starts what is asked for, waits for the end, leaves nothing behind. True if it had to be killed."""
         for warning in self._options.ignored_flags:
             log.warning("%s", warning)
         needs_gpus = self._options.serve.workers > 1 and self._options.worker.device != "cpu"
@@ -106,6 +106,7 @@ class _Serving:
             announcing = asyncio.create_task(self._announce(supervisor))
             stack.callback(announcing.cancel)
             await supervisor.run()
+        return supervisor.was_killed
 
     async def _start_nats(self, stack: AsyncExitStack) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="millrace-")))

@@ -21,6 +21,7 @@ class Supervisor:
         self._stop_timeout_s = stop_timeout_s
         self._keeping: dict[Keeper, asyncio.Task[None]] = {}
         self._stop = asyncio.Event()
+        self.was_killed = False
 
     @property
     def _keepers(self) -> list[Keeper]:
@@ -52,7 +53,8 @@ class Supervisor:
         self._stop.set()
 
     def kill(self) -> None:
-        """Ends every process at once."""
+        """Ends every process at once, whatever it was doing."""
+        self.was_killed = True
         for keeper in self._keepers:
             keeper.kill()
 

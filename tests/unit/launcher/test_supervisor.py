@@ -40,8 +40,10 @@ async def test_a_second_request_kills_at_once() -> None:
     running = asyncio.create_task(supervisor.run())
     await supervisor.wait_ready()
     supervisor.request_stop()
+    assert not supervisor.was_killed
     supervisor.request_stop()
     await running
+    assert supervisor.was_killed
     assert not is_running(pid_of(recorder, "gateway-0"))
     assert not is_running(pid_of(recorder, "worker-0"))
 
