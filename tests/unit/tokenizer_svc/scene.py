@@ -65,7 +65,9 @@ async def playing(nats_url: str, model: ServedModel, **common: Any) -> AsyncIter
     await gateway.listen(subjects.gateway(gateway.peer.instance_id))
     await worker.listen(subjects.data(MODEL_KEY, Stage.WORKER, worker.peer.instance_id))
     lanes = EncodingLanes(1)
-    node = await Node.connect(CommonSettings(nats_url=nats_url, **common), Stage.TOKENIZER, MODEL_NAME)
+    # The peers beat once, so nobody may be declared dead because the machine is slow.
+    settings = CommonSettings(nats_url=nats_url, heartbeat_timeout=600, **common)
+    node = await Node.connect(settings, Stage.TOKENIZER, MODEL_NAME)
     service = TokenizerService(node, model, lanes, Description(settings={"a": 1}), drain_timeout_s=0.2)
     await service.start()
     node.instance.state = InstanceState.READY
