@@ -120,10 +120,10 @@ class AttemptTable:
         Keys and stream ids are unique. Should a peer repeat one, the later stream counts and nothing is left behind.
         """
         streams = self._workers.setdefault(worker, WorkerStreams(worker))
+        self._make_room(streams, opened)
         if self.tombstones.covers(opened.key, opened.choice):
             streams.close(opened.stream_id)
             return None
-        self._make_room(worker, opened)
         attempt = self._attempts.get(opened.key)
         if attempt is None:
             attempt = Attempt(opened.key, worker, opened.settings)
@@ -142,12 +142,12 @@ class AttemptTable:
         choices = range(opened.settings.num_sequences)
         return {choice for choice in choices if self.tombstones.covers(opened.key, choice)}
 
-    def _make_room(self, worker: Peer, opened: StreamOpen) -> None:
-        same_id = self.worker(worker).open.get(opened.stream_id)
+    def _make_room(self, streams: WorkerStreams, opened: StreamOpen) -> None:
+        same_id = streams.open.get(opened.stream_id)
         if same_id is not None:
             self.end(same_id, is_ended_by_worker=True, cause="replaced")
         attempt = self._attempts.get(opened.key)
-        if attempt is not None and attempt.worker != worker:
+        if attempt is not None and attempt.worker != streams.worker:
             self._drop(attempt, "replaced")
         elif attempt is not None and opened.choice in attempt.open:
             self.end(attempt.open[opened.choice], is_ended_by_worker=False, cause="replaced")

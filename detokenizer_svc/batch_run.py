@@ -28,6 +28,7 @@ from wire.messages import (
 _MAX_TOKENS_PER_ROW = 1024  # a longer row goes out as several, so that a batch can be split anywhere
 
 _MAX_SEQUENCES = 2**16
+_NO_ROW = -1
 
 
 @dataclass(slots=True)
@@ -87,8 +88,8 @@ class BatchRun:
             owner = open_streams.get(stream_id)
             if owner is None:
                 self._drop_row(streams.closed, stream_id, row)
-            elif first_index != owner.stream.next_index and owner.stream.stop_string is None:
-                self._close_at_gap(owner, first_index)
+            elif first_index != owner.stream.next_index:
+                self._close_at_gap(owner, row, first_index)
             elif count == 1 and not owner.is_new and row not in special_rows:
                 self._advance_by_one(owner, first_index, token_ids[begin])
             else:
@@ -108,7 +109,9 @@ class BatchRun:
             raise MalformedBatchError(str(error)) from error
         if token_ids or opened.text_len:
             stream.replay(token_ids, opened.text_len, self._stop_token_of_replay(opened.stream_id))
-        self._shared.table.open(self._batch.worker, opened, stream, self._now_ns)
+        owner = self._shared.table.open(self._batch.worker, opened, stream, self._now_ns)
+        if owner is not None and stream.stop_string is not None:  # the ids given complete one: over before it began
+            self._advance(owner, _NO_ROW, len(token_ids), ())
 
     def _stop_token_of_replay(self, stream_id: int) -> int | None:
         """The stop token, if the batch says that the ids of the replay are the whole sequence."""
@@ -124,7 +127,7 @@ class BatchRun:
         elif row in self._finishes:
             del closed[stream_id]
 
-    def _close_at_gap(self, owner: OpenStream, first_index: int) -> None:
+    def _close_at_gap(self, owner: OpenStream, row: int, first_index: int) -> None:
         """Ids are missing: this stream can only be repaired by its gateway, which is told at once."""
         self._shared.metrics.add("gaps")
         expected = owner.stream.next_index
@@ -137,7 +140,7 @@ class BatchRun:
             choice=owner.choice,
         )
         self._outcome.failures.append((owner.gateway_id, failed))
-        self._shared.table.end(owner, is_ended_by_worker=False, cause="gap")
+        self._shared.table.end(owner, is_ended_by_worker=row in self._finishes, cause="gap")
 
     def _advance_by_one(self, owner: OpenStream, first_index: int, token_id: int) -> None:
         """`_advance` for one id and nothing else: nearly every row of a busy step."""
@@ -178,7 +181,7 @@ class BatchRun:
         else:
             text = stream.push_last(token_ids, finish.matched_token) + stream.finish()
         if stream.stop_string is not None:
-            token_ids = token_ids[: max(0, stream.next_index - first_index)]
+            token_ids = token_ids[: stream.next_index - first_index] if token_ids else ()
         rows = self._rows_for(owner.gateway_id)
         rows.add(owner.key, owner.choice, first_index, token_ids, text_offset, text)
         if owner.is_new:

@@ -109,6 +109,15 @@ def test_an_abort_that_overtakes_its_stream_holds_for_a_minute() -> None:
     assert rig.open(opened(3, 5))
 
 
+def test_a_stream_id_that_comes_again_leaves_nothing_of_the_first() -> None:
+    rig = Rig()
+    rig.open(opened(1, 5))
+    rig.table.abort(6, None)
+    assert not rig.open(opened(1, 6))
+    assert rig.table.num_streams == len(rig.table) == 0
+    assert rig.watcher.over == [(5, "replaced")]
+
+
 def test_the_memory_of_closed_streams_is_bounded() -> None:
     rig = Rig()
     for stream_id in range(10_010):

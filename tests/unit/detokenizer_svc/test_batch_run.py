@@ -217,16 +217,18 @@ def test_equal_stream_ids_of_two_lives_of_a_worker_are_different_streams() -> No
     assert rig.text(batch([(7, 1, ids("y"))], worker=again)).texts == ["y"]
 
 
-def test_ids_that_complete_a_stop_string_already_end_the_stream_at_once() -> None:
+@pytest.mark.parametrize("with_row", [False, True])
+def test_ids_that_complete_a_stop_string_already_end_the_stream_at_once(with_row: bool) -> None:
+    rows = [(7, 4, ids("z"))] if with_row else []
     rig = Rig()
     given_ids = ids("a", "E", "N", "D")
-    message = rig.text(
-        batch([(7, 4, ids("z"))], opens=[opened(7, 1, settings(stop=("END",)), ids=given_ids, text_len=1)])
-    )
+    message = rig.text(batch(rows, opens=[opened(7, 1, settings(stop=("END",)), ids=given_ids, text_len=1)]))
     (row,) = rows_of(message)
     (end,) = message.finishes
     assert (row.first_index, row.ids, row.text_offset, row.text) == (4, [], 1, "")
     assert (end.matched, end.num_output_tokens) == ("END", 4)
+    assert rig.table.num_streams == 0
+    assert rig.metrics.counts["unknown_streams"] == 0
 
 
 def test_a_resume_owes_the_text_that_was_not_delivered() -> None:
