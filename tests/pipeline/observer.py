@@ -1,4 +1,4 @@
-"""Looks at a running system from its bus: heartbeats to wait on, and what an instance answers to `Describe`."""
+"""Looks at a running system from its bus: heartbeats to wait on."""
 
 import asyncio
 import threading
@@ -10,18 +10,19 @@ from prometheus_client import CollectorRegistry
 from wire import subjects
 from wire.bus import Bus, BusOptions, Delivery
 from wire.messages import (
-    Describe,
-    Description,
     Heartbeat,
     InstanceState,
     Message,
     Peer,
     PresenceProbe,
-    Stage,
 )
 from wire.metrics import BusMetrics
 
 Beats = dict[str, Heartbeat]
+
+
+def _held(beat: Heartbeat) -> int:
+    return beat.num_running + beat.num_waiting + beat.num_states + beat.num_pages_used
 
 
 class Observer:
@@ -68,7 +69,7 @@ class Observer:
         )
 
     def wait_for_rest(self, instance_ids: set[str]) -> None:
-        """Every one of these instances says that it holds nothing: no request, no sequence, no stream."""
+        """Every one of these instances says that it holds nothing: no request, sequence, stream or page."""
         self.wait_until(
             lambda beats: (
                 instance_ids <= beats.keys()
@@ -78,13 +79,6 @@ class Observer:
             ),
             f"{sorted(instance_ids)} hold nothing",
         )
-
-    def describe(self, model: str, stage: Stage, instance_id: str) -> Description:
-        """What the instance says of itself."""
-        subject = subjects.rpc(subjects.model_key(model), stage, instance_id)
-        reply = self._run(self._bus.request(subject, Describe(), 20))
-        assert isinstance(reply, Description)
-        return reply
 
     def close(self) -> None:
         """Leaves the bus and ends the thread."""

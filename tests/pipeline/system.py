@@ -16,7 +16,6 @@ from tests.pipeline.observer import Observer
 from tests.pipeline.process import LoggedProcess, environment, python_module
 from wire.messages import Stage
 
-MODEL = "demo"
 _MODULES = {
     Stage.GATEWAY: "gateway",
     Stage.TOKENIZER: "tokenizer_svc",
@@ -106,11 +105,6 @@ class System:
     def at_rest(self) -> None:
         """Returns when no instance holds anything of any request."""
         self.observer.wait_for_rest(self.instance_ids)
-
-    def num_leaked_pages(self, worker: StageInstance) -> int:
-        """Pages that neither a request nor the prefix cache accounts for, on a worker at rest."""
-        stats = self.observer.describe(MODEL, Stage.WORKER, worker.instance_id).stats
-        return int(stats["num_used_pages"]) - int(stats["num_cached_pages"])
 
     def metric(self, name: str, gateway: StageInstance | None = None, **labels: str) -> float:
         """A value from a gateway's metrics page; 0 if there is none."""

@@ -1,0 +1,186 @@
+"""Two instances of every stage: traffic spreads over them, and a request survives the death of any one.
+
+The workers run in float64, where batch company changes nothing, so a disturbed stream equals an undisturbed one.
+"""
+
+import asyncio
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from tests.pipeline.streams import Stream
+from tests.pipeline.system import StageInstance, System, running_system
+from tests.unit.wire.conftest import connect
+from wire import subjects
+from wire.bus import Delivery, Handler
+from wire.messages import Message, Stage
+
+NUM_STREAMS = 8
+STAGES_BEHIND_THE_GATEWAY = (Stage.TOKENIZER, Stage.WORKER, Stage.DETOKENIZER)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """Two of everything."""
+    with running_system(
+        tmp_path_factory.mktemp("pair"),
+        gateways=2,
+        tokenizers=2,
+        workers=2,
+        detokenizers=2,
+        worker={"dtype": "float64"},
+    ) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _complete(pair: System) -> Iterator[None]:
+    """After a test that ended an instance there are two again, which everybody knows, and nothing is held."""
+    yield
+    missing = {stage: 2 - len(pair.of(stage)) for stage in Stage}
+    pair.start(missing)
+    pair.at_rest()
+
+
+def bodies() -> list[dict[str, Any]]:
+    """Requests of several kinds: greedy and sampled, short and long prompts, text of several bytes per character."""
+    prompts = ["The capital of France is", "Grüße an 世界 😀", "List 3 countries", "x " * 200]
+    return [
+        {
+            "text": f"{number}: {prompts[number % 4]}",
+            "sampling_params": {
+                "max_new_tokens": 120,
+                "ignore_eos": True,
+                "temperature": (0, 3.0)[number % 2],
+                "sampling_seed": number,
+                "frequency_penalty": (0, 0.5)[number // 2 % 2],
+            },
+        }
+        for number in range(NUM_STREAMS)
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pair: System) -> list[dict[str, Any]]:
+    """What the requests give when nothing happens."""
+    streams = [Stream(pair.url, body) for body in bodies()]
+    return [stream.result() for stream in streams]
+
+
+def served_by(pair: System, stage: Stage) -> dict[str, int]:
+    """What each instance of a stage has to do, by its next heartbeat."""
+    ids = {instance.instance_id for instance in pair.of(stage)}
+    loads: dict[str, int] = {}
+
+    def has_all(beats: dict[str, Any]) -> bool:
+        loads.update({i: beats[i].num_running for i in ids & beats.keys()})
+        return loads.keys() == ids
+
+    pair.observer.wait_until(has_all, "all have told their load")
+    return loads
+
+
+def busiest(pair: System, stage: Stage) -> StageInstance:
+    """The instance that has most to do, so that ending it is a loss."""
+    loads = served_by(pair, stage)
+    name = max(loads, key=lambda instance_id: loads[instance_id])
+    return next(instance for instance in pair.of(stage) if instance.instance_id == name)
+
+
+def started_streams(pair: System) -> list[Stream]:
+    """Streams that have all begun and are far from their end."""
+    streams = [Stream(pair.url, body) for body in bodies()]
+    for stream in streams:
+        stream.wait_for_tokens(10)
+    return streams
+
+
+def assert_equal(streams: list[Stream], undisturbed: list[dict[str, Any]]) -> None:
+    for stream, expected in zip(streams, undisturbed, strict=True):
+        result = stream.result()
+        assert result["output_ids"] == expected["output_ids"]
+        assert result["text"] == expected["text"]
+        assert result["meta_info"]["finish_reason"] == expected["meta_info"]["finish_reason"]
+        assert result["meta_info"]["completion_tokens"] == 120
+
+
+def test_undisturbed_runs_are_equal(pair: System, undisturbed: list[dict[str, Any]]) -> None:
+    assert_equal([Stream(pair.url, body) for body in bodies()], undisturbed)
+
+
+async def test_traffic_spreads_over_both_instances_of_every_stage(pair: System) -> None:
+    num_messages: Counter[str] = Counter()
+    bus = await connect(pair.nats_url)
+    for stage in STAGES_BEHIND_THE_GATEWAY:
+        for instance in pair.of(stage):
+            subject = subjects.data(subjects.model_key("demo"), stage, instance.instance_id)
+            await bus.subscribe(subject, _counting(num_messages, instance.instance_id))
+    await bus.flush()
+    streams = [Stream(pair.url_of(gateway), body) for gateway in pair.of(Stage.GATEWAY) for body in bodies()]
+    for stream in streams:
+        await asyncio.to_thread(stream.result)
+    await bus.close()
+    for stage in STAGES_BEHIND_THE_GATEWAY:
+        assert all(num_messages[instance.instance_id] > 0 for instance in pair.of(stage)), num_messages
+    assert sum(num_messages[instance.instance_id] for instance in pair.of(Stage.TOKENIZER)) == len(streams)
+
+
+def _counting(num_messages: Counter[str], instance_id: str) -> Handler:
+    async def count(_: Message, __: Delivery) -> None:
+        num_messages[instance_id] += 1
+
+    return count
+
+
+@pytest.mark.parametrize("stage", STAGES_BEHIND_THE_GATEWAY)
+def test_every_stream_outlives_the_death_of_one_instance(
+    pair: System, undisturbed: list[dict[str, Any]], stage: Stage
+) -> None:
+    streams = started_streams(pair)
+    victim = busiest(pair, stage)
+    victim.process.popen.kill()
+    assert_equal(streams, undisturbed)
+    assert victim.process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("stage", STAGES_BEHIND_THE_GATEWAY)
+def test_a_drained_instance_leaves_with_status_zero_and_no_stream_notices(
+    pair: System, undisturbed: list[dict[str, Any]], stage: Stage
+) -> None:
+    streams = started_streams(pair)
+    leaving = busiest(pair, stage)
+    leaving.process.popen.terminate()
+    assert leaving.process.wait() == 0, leaving.process.log
+    assert_equal(streams, undisturbed)
+
+
+def test_requests_that_arrive_while_a_tokenizer_dies_are_served(
+    pair: System, undisturbed: list[dict[str, Any]]
+) -> None:
+    streams = [Stream(pair.url, body) for body in bodies()]
+    pair.of(Stage.TOKENIZER)[0].process.popen.kill()
+    assert_equal(streams, undisturbed)
+
+
+def test_a_drained_gateway_finishes_its_streams_and_takes_no_more(
+    pair: System, undisturbed: list[dict[str, Any]]
+) -> None:
+    streams = started_streams(pair)
+    gateway = pair.of(Stage.GATEWAY)[0]
+    gateway.process.popen.terminate()
+    assert gateway.process.wait() == 0, gateway.process.log
+    assert_equal(streams, undisturbed)
+
+
+def test_what_a_dead_gateway_asked_for_is_given_up(pair: System) -> None:
+    gateway = pair.of(Stage.GATEWAY)[0]
+    body = {"text": "Tell", "sampling_params": {"max_new_tokens": 3500, "ignore_eos": True}, "stream": True}
+    with requests.post(f"{pair.url_of(gateway)}/generate", json=body, stream=True, timeout=60) as response:
+        assert next(response.iter_lines()).startswith(b"data: ")
+        gateway.process.popen.kill()
+        gateway.process.wait()
+        pair.at_rest()
