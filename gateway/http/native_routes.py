@@ -16,7 +16,7 @@ from gateway.intake.messages import template_messages
 from gateway.schemas.decode import decode_json, decode_native
 from gateway.schemas.native import AbortRequest, DetokenizeRequest, GenerateRequest, TokenizeRequest
 from wire.columns import pack_u32, unpack_u32
-from wire.messages import ChatPrompt, Detokenize, Prompt, TextPrompt, Tokenize
+from wire.messages import ChatPrompt, Detokenize, Prompt, TextPrompt, Tokenize, TokensPrompt
 
 _LONGEST_FLUSH_S = 600
 
@@ -24,8 +24,11 @@ _LONGEST_FLUSH_S = 600
 @route("/generate", http_method=["POST", "PUT"], status_code=200, body=GenerateRequest)
 async def generate(request: HttpRequest, gateway: NamedDependency[Gateway]) -> Response[None]:
     """Continues one prompt or several."""
-    answer = take_generate(decode_native(await gateway.read_body(request), GenerateRequest), gateway.settings)
+    body = decode_native(await gateway.read_body(request), GenerateRequest)
+    answer = take_generate(body, gateway.settings)
     gateway.admission.check()
+    if body.return_prompt_token_ids:
+        answer.prompt_ids = await _prompt_ids(gateway, [one.input.prompt for one in answer.call.generations])
     return gateway.respond(request, answer.call, answer)
 
 
@@ -81,6 +84,17 @@ async def detokenize(request: HttpRequest, gateway: NamedDependency[Gateway]) ->
     skip = body.skip_special_tokens is not False
     reply = await gateway.asking.detokenize(Detokenize(token_ids=tuple(columns), skip_special_tokens=skip))
     return {"text": list(reply.texts) if several else reply.texts[0]}
+
+
+async def _prompt_ids(gateway: Gateway, prompts: list[Prompt]) -> list[list[int]]:
+    """The ids of prompts; those of texts by asking a tokenizer."""
+    texts = tuple(prompt for prompt in prompts if not isinstance(prompt, TokensPrompt))
+    reply = await gateway.asking.tokenize(Tokenize(prompts=texts)) if texts else None
+    columns = iter(reply.token_ids if reply else ())
+    return [
+        unpack_u32(prompt.token_ids if isinstance(prompt, TokensPrompt) else next(columns)).tolist()
+        for prompt in prompts
+    ]
 
 
 def _seconds(given: str) -> float:

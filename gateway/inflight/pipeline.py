@@ -38,9 +38,7 @@ class Pipeline:
 
     async def start(self) -> None:
         """Subscribes; from here on other stages can answer."""
-        subject = subjects.gateway(self._node.instance.instance_id)
-        await self._node.data.subscribe(subject, self._on_message)
-        await self._node.control.subscribe(subject, self._on_message)
+        await self._node.data.subscribe(subjects.gateway(self._node.instance.instance_id), self._on_message)
         await self._node.data.watch_unreachable(self._on_unreachable)
         for bus in (self._node.data, self._node.control):
             bus.on_connection_change(lambda _: self.recovery.forgive())

@@ -34,7 +34,6 @@ def take_generate(body: GenerateRequest, settings: GatewaySettings) -> NativeAns
         is_incremental=settings.incremental_streaming_output,
         stream_interval=_stream_interval(given[0], settings),
         with_text_in_logprobs=bool(body.return_text_in_logprobs),
-        with_prompt_ids=bool(body.return_prompt_token_ids),
     )
     return NativeAnswer(call, form)
 

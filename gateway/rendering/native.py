@@ -9,7 +9,6 @@ from gateway.inflight.generation import Call
 from gateway.rendering.answer import DONE, encode
 from gateway.rendering.cursor import Cursor, cursors_of
 from gateway.rendering.logprobs import of_native
-from wire.columns import unpack_u32
 from wire.messages import FinishReason, TextFinish
 
 
@@ -21,15 +20,15 @@ class NativeForm:
     is_incremental: bool
     stream_interval: int
     with_text_in_logprobs: bool
-    with_prompt_ids: bool
 
 
 @dataclass(slots=True, eq=False)
 class NativeAnswer:
-    """One `/generate` call: an object, or a list of them, prompt by prompt."""
+    """One `/generate` call: an object, or a list of them, prompt by prompt. `prompt_ids` are told if there are any."""
 
     call: Call
     form: NativeForm
+    prompt_ids: list[list[int]] = field(default_factory=list)
     _cursors: list[Cursor] = field(init=False)
     _texts: list[str] = field(init=False)
 
@@ -66,9 +65,8 @@ class NativeAnswer:
         token_ids = cursor.choice.token_ids[first:].tolist()
         meta_info = self._meta_info(cursor, token_ids, first)
         output: dict[str, Any] = {"text": text, "output_ids": token_ids, "meta_info": meta_info}
-        if self.form.with_prompt_ids:
-            dispatched = cursor.generation.dispatched
-            output["prompt_token_ids"] = unpack_u32(dispatched.prompt_ids).tolist() if dispatched else None
+        if self.prompt_ids:
+            output["prompt_token_ids"] = self.prompt_ids[cursor.index // cursor.generation.input.sampling.n]
         return output
 
     def _meta_info(self, cursor: Cursor, token_ids: Sequence[int], first: int) -> dict[str, Any]:

@@ -173,8 +173,12 @@ class ScriptedPipeline:
             sampling=job.sampling,
             model_fingerprint=FINGERPRINT,
         )
-        await self.tokenizer.node.data.publish(subjects.gateway(gateway_id), dispatched)
+        await self.tell(job, dispatched)
         await self.worker.report(gateway_id, job.key, RequestState.QUEUED, 0, is_receipt=True)
+
+    async def tell(self, job: TokenizeJob, message: Message) -> None:
+        """Sends to the job's gateway, all on one connection: what a script says arrives in the order of the script."""
+        await self.detokenizer.node.data.publish(subjects.gateway(job.gateway.instance_id), message)
 
     async def send(
         self, job: TokenizeJob, rows: list[tuple[int, int, int]], *, finish: FinishReason | None = None
@@ -202,7 +206,7 @@ class ScriptedPipeline:
             finishes=finishes,
             logprobs=_logprobs(job, indexes) if job.sampling.return_logprob else None,
         )
-        await self.detokenizer.node.data.publish(subjects.gateway(job.gateway.instance_id), batch)
+        await self.tell(job, batch)
 
     async def _on_job(self, message: Message, delivery: Delivery) -> None:
         if isinstance(message, TokenizeJob):

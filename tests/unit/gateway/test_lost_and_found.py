@@ -17,9 +17,18 @@ from tests.unit.gateway.scripted import (
     ignore,
     text_of,
 )
-from wire import subjects
 from wire.columns import pack_u32, pack_u64, unpack_u32
-from wire.messages import ErrorCode, Failed, Released, RequestState, SequenceStart, Stage, TokenizeJob, TokensPrompt
+from wire.messages import (
+    ErrorCode,
+    Failed,
+    FinishReason,
+    Released,
+    RequestState,
+    SequenceStart,
+    Stage,
+    TokenizeJob,
+    TokensPrompt,
+)
 
 NUM_TOKENS = 6
 ASK: dict[str, Any] = {"text": "hey", "sampling_params": {"max_new_tokens": NUM_TOKENS}}
@@ -35,13 +44,13 @@ async def fail_retryably(pipeline: ScriptedPipeline, job: TokenizeJob) -> None:
     """The worker could not do it."""
     sender = pipeline.worker.node.instance.peer
     failed = Failed(key=job.key, sender=sender, code=ErrorCode.INTERNAL, message="oops", is_retryable=True)
-    await pipeline.worker.node.data.publish(subjects.gateway(job.gateway.instance_id), failed)
+    await pipeline.tell(job, failed)
 
 
 async def release(pipeline: ScriptedPipeline, job: TokenizeJob) -> None:
     """The worker drains and gives it back."""
     released = Released(pipeline.worker.node.instance.peer, pack_u64([job.key]), "draining")
-    await pipeline.worker.node.data.publish(subjects.gateway(job.gateway.instance_id), released)
+    await pipeline.tell(job, released)
 
 
 async def forget(pipeline: ScriptedPipeline, job: TokenizeJob) -> None:
@@ -157,7 +166,7 @@ async def test_an_error_of_a_stage_has_its_status_and_message(scene: Scene) -> N
     async def refuse(pipeline: ScriptedPipeline, job: TokenizeJob) -> None:
         sender = pipeline.tokenizer.node.instance.peer
         failed = Failed(key=job.key, sender=sender, code=ErrorCode.CONTEXT_LENGTH, message="too long")
-        await pipeline.tokenizer.node.data.publish(subjects.gateway(job.gateway.instance_id), failed)
+        await pipeline.tell(job, failed)
 
     scene.pipeline.script = refuse
     for stream in (False, True):
@@ -172,7 +181,7 @@ async def test_an_error_in_the_middle_of_a_stream_is_an_event_before_done(scene:
         await begin(pipeline, job)
         sender = pipeline.worker.node.instance.peer
         failed = Failed(key=job.key, sender=sender, code=ErrorCode.UNAVAILABLE, message="gone")
-        await pipeline.worker.node.data.publish(subjects.gateway(job.gateway.instance_id), failed)
+        await pipeline.tell(job, failed)
 
     scene.pipeline.script = break_down
     *_, error, done = await scene.post_stream("/generate", ASK | {"stream": True})
@@ -221,6 +230,7 @@ async def test_repetitions_and_stale_attempts_change_nothing(scene: Scene) -> No
     assert answer["text"] == text_of(NUM_TOKENS)
     metrics = (await scene.http.get("/metrics")).text
     assert "millrace_gateway_stale_rows_total 1.0" in metrics
+    assert "millrace_gateway_duplicate_rows_total 4.0" in metrics
     assert 'millrace_gateway_repairs_total{cause="released"} 1.0' in metrics
 
 
@@ -243,3 +253,15 @@ async def test_resumed_ids_are_those_that_were_delivered(scene: Scene) -> None:
 
     assert (await asking).status_code == 200
     assert unpack_u32(scene.pipeline.jobs[1].sequences[0].output_ids).tolist() == [1000, 1001, 1002]
+
+
+async def test_tokens_may_overtake_the_news_of_where_they_come_from(scene: Scene) -> None:
+    async def overtake(pipeline: ScriptedPipeline, job: TokenizeJob) -> None:
+        await pipeline.send(job, [(0, 0, 2)])
+        await begin(pipeline, job)
+        await pipeline.send(job, [(0, 2, NUM_TOKENS - 2)], finish=FinishReason.LENGTH)
+
+    scene.pipeline.script = overtake
+
+    assert (await scene.post("/generate", ASK)).json()["text"] == text_of(NUM_TOKENS)
+    assert len(scene.pipeline.jobs) == 1

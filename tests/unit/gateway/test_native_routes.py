@@ -114,6 +114,9 @@ async def test_prompt_ids_are_given_back_if_asked_for(scene: Scene) -> None:
     assert isinstance(prompt, TokensPrompt)
     assert unpack_u32(prompt.token_ids).tolist() == [5, 6]
 
+    answers = (await scene.post("/generate", ask | {"text": ["a", "b"], "input_ids": None})).json()
+    assert [answer["prompt_token_ids"] for answer in answers] == [[97], [98]]
+
 
 async def test_the_number_of_tokens_defaults_to_128_and_null_means_the_context(scene: Scene) -> None:
     await scene.post("/generate", {"text": "x"})
