@@ -90,7 +90,17 @@ class WindowedDecoder:
     complete before the bad byte stay as they are, where the full decode makes every byte of the run a replacement.
     """
 
-    __slots__ = ("_added", "_context", "_context_text", "_held", "_last_added", "_skipped_ids", "_texts", "_tokenizer")
+    __slots__ = (
+        "_added",
+        "_context",
+        "_context_text",
+        "_held",
+        "_last_added",
+        "_num_incomplete",
+        "_skipped_ids",
+        "_texts",
+        "_tokenizer",
+    )
 
     def __init__(
         self,
@@ -108,6 +118,7 @@ class WindowedDecoder:
         self._context = [token_id for token_id in prompt_tail if token_id not in skipped_ids]
         self._context_text = self._decode(self._context)
         self._held: list[int] = []
+        self._num_incomplete = 0
 
     def push(self, token_id: int) -> str:
         """The text that this token completes."""
@@ -115,8 +126,11 @@ class WindowedDecoder:
             return ""
         self._held.append(token_id)
         text = self._new_text()
-        if text.endswith(_REPLACEMENT) and len(self._held) < _MAX_BYTES_PER_CHARACTER:
-            return ""
+        if text.endswith(_REPLACEMENT):
+            self._num_incomplete += 1
+            if self._num_incomplete < _MAX_BYTES_PER_CHARACTER:
+                return ""
+        self._num_incomplete = 0
         content = self._added.get(token_id)
         if content is not None and self._last_added and len(self._held) == 1:
             text = content

@@ -148,6 +148,13 @@ def test_special_tokens_that_follow_each_other_can_go_without_spaces() -> None:
     assert decode_all(start(vocabulary, skip=False, spaces=False), ids) == "one <s><e> two"
 
 
+def test_a_space_that_the_decoder_strips_does_not_shorten_the_wait_for_a_character() -> None:
+    tokenizer, vocabulary = pair("byte_fallback")
+    decoder = start(vocabulary)
+    crab = [tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in "🦀".encode()]
+    assert [decoder.push(i) for i in [tokenizer.token_to_id("▁"), *crab]] == ["", "", "", "", "🦀"]
+
+
 def test_a_run_of_bad_bytes_is_given_out_while_it_lasts() -> None:
     tokenizer, vocabulary = pair("byte_fallback")
     bad = tokenizer.token_to_id("<0xFF>")
