@@ -111,7 +111,10 @@ class EngineThread:
 
     @property
     def step_age_s(self) -> float:
-        """For how long the step that runs now has been running; 0 between steps."""
+        """For how long the step that runs now has been running; 0 between steps.
+
+        A thread that has died counts as a step that never ends, so that whoever watches for hangs sees it.
+        """
         began = self._step_began
         return 0.0 if began is None else self._clock() - began
 
@@ -137,6 +140,13 @@ class EngineThread:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:  # noqa: BLE001 - a bug outside of a step: nothing in here can be trusted any more
+            self._step_began = self._clock()
+            self._on_failure(error)
+
+    def _serve(self) -> None:
         while not self._is_stopping:
             for command in self._next_commands():
                 self._apply(command)

@@ -145,6 +145,21 @@ def test_a_step_has_an_age_while_it_runs_and_none_after(events: Events, start: C
     assert (thread.step, thread.step_age_s) == (1, 0.0)
 
 
+def test_an_error_outside_of_a_step_is_reported_and_looks_like_a_hang(
+    events: Events, start: Callable[..., EngineThread]
+) -> None:
+    class Broken(SyntheticEngine):
+        def abort(self, key: int, choice: int | None = None) -> int:
+            raise LookupError(f"request {key} is in two places")
+
+    now = [100.0]
+    thread = start(Broken(SyntheticOptions(vocab_size=8)), clock=lambda: now[0])
+    thread.submit([Abort(5)])
+    assert isinstance(events.failures.get(timeout=TIMEOUT_S), LookupError)
+    now[0] = 190.0
+    assert thread.step_age_s == 90.0
+
+
 def test_it_stops_in_the_middle_of_work(engine: EngineLike, events: Events) -> None:
     thread = events.thread(engine)
     thread.start()
