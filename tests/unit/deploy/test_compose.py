@@ -96,5 +96,5 @@ def test_prometheus_looks_for_every_stage() -> None:
     jobs = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())["scrape_configs"]
     found = {job["job_name"]: job["dns_sd_configs"][0] for job in jobs if "dns_sd_configs" in job}
     assert {name: (entry["names"], entry["port"]) for name, entry in found.items()} == {
-        stage: ([stage], 9100) for stage in SETTINGS
+        stage: ([stage], 30000 if stage == "gateway" else 9100) for stage in SETTINGS
     }
