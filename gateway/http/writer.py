@@ -83,7 +83,7 @@ class CallWriter:
     async def _whole(self, send: Send) -> None:
         call = self._call
         while not call.is_done and not call.error and not self._is_gone:
-            await self._news()
+            await call.changed.wait()
         if self._is_gone:
             return
         if error := call.error:
@@ -95,7 +95,7 @@ class CallWriter:
     async def _stream(self, send: Send) -> None:
         call, answer = self._call, self._answer
         while not (chunk := answer.news()) and not call.is_done and not call.error and not self._is_gone:
-            await self._news()
+            await call.changed.wait()
         if call.error and not chunk:
             await self._refuse(send, call.error)
             return
@@ -109,12 +109,8 @@ class CallWriter:
                 await self._send(send, chunk, is_last=has_ended)
             if has_ended:
                 return
-            await self._news()
+            await call.changed.wait()
             chunk = answer.news()
-
-    async def _news(self) -> None:
-        await self._call.changed.wait()
-        self._call.changed.clear()
 
     async def _refuse(self, send: Send, error: RequestError) -> None:
         headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]

@@ -27,8 +27,8 @@ class ArrivalCounters(Protocol):
     def count_malformed(self) -> None:
         """A batch whose columns do not fit together."""
 
-    def observe_gap_between_tokens(self, seconds: float, num_tokens: int) -> None:
-        """Time since the last row of the same generation."""
+    def observe_gaps_between_tokens(self, gaps: list[tuple[float, int]]) -> None:
+        """Seconds since the row before of the same generation, and how many tokens came after them."""
 
 
 class Arrivals:
@@ -61,6 +61,7 @@ class Arrivals:
         logprobs = by_row(batch.logprobs, counts) if batch.logprobs else {}
         by_key = self._in_flight.by_key
         now = self._clock()
+        gaps: list[tuple[float, int]] = []
         num_stale = end = 0
         for row, key in enumerate(keys):
             begin, end = end, end + counts[row]
@@ -71,7 +72,11 @@ class Arrivals:
             choice = generation.choices[choices[row]]
             arrival = choice.apply(firsts[row], token_ids[begin:end], offsets[row], texts[row])
             if arrival is Arrival.APPLIED:
-                self._deliver(generation, end - begin, now)
+                if generation.last_token_at:
+                    gaps.append((now - generation.last_token_at, end - begin))
+                else:
+                    generation.first_token_at = now
+                generation.last_token_at = now
             elif arrival is Arrival.DUPLICATE:
                 self._counters.count_duplicate()
             else:
@@ -82,17 +87,9 @@ class Arrivals:
             if row in starts or row in finishes:
                 self._mark(generation, choice, starts.get(row), finishes.get(row))
             generation.call.changed.set()
+        self._counters.observe_gaps_between_tokens(gaps)
         if num_stale:
             self._counters.count_stale_rows(num_stale)
-
-    def _deliver(self, generation: Generation, num_tokens: int, now: float) -> None:
-        if generation.attempt is not None:
-            generation.attempt.has_delivered = True
-        if generation.last_token_at:
-            self._counters.observe_gap_between_tokens(now - generation.last_token_at, num_tokens)
-        else:
-            generation.first_token_at = now
-        generation.last_token_at = now
 
     def _mark(
         self, generation: Generation, choice: Choice, start: StreamStart | None, finish: TextFinish | None
@@ -104,7 +101,7 @@ class Arrivals:
             generation.num_prompt_tokens = edge.num_prompt_tokens
             generation.cached_tokens = edge.cached_tokens
         if finish is not None and choice.finish is None:
-            choice.finish = finish
+            generation.finish(choice, finish)
             if generation.is_done:
                 self._on_done(generation)
 

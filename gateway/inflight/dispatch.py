@@ -63,6 +63,7 @@ class Dispatcher:
             detokenizer_id=detokenizer.instance_id,
             accept_by=self._recovery.acceptance_deadline(),
             heard_at=time.monotonic(),
+            num_received_before=generation.num_received,
         )
         attempt.span = self._spans.start(generation, attempt)
         self._in_flight.begin(generation, attempt)

@@ -1,6 +1,5 @@
 """One request in flight (one prompt, n choices), its current attempt, and the HTTP call that it belongs to."""
 
-import asyncio
 import enum
 import math
 import time
@@ -11,6 +10,7 @@ from opentelemetry.trace import Span
 
 from gateway.errors import RequestError
 from gateway.inflight.choice import Choice
+from gateway.inflight.signal import Signal
 from wire.messages import Dispatched, FinishReason, Prompt, SequenceStart, TextFinish
 from wire.sampling import SamplingParams
 from wire.telemetry import NO_SPAN
@@ -66,7 +66,7 @@ class Attempt:
     num_missing: int = 0
     owed: int = 0
     owed_since: float = 0.0
-    has_delivered: bool = False
+    num_received_before: int = 0
 
     @property
     def holder_id(self) -> str:
@@ -89,6 +89,7 @@ class Generation:
     attempt: Attempt | None = None
     num_attempts: int = 0
     dispatched: Dispatched | None = None
+    is_done: bool = False
     error: RequestError | None = None
     num_prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -103,11 +104,6 @@ class Generation:
     suspects: set[str] = field(default_factory=set)
 
     @property
-    def is_done(self) -> bool:
-        """Nothing more will come: every choice has its finish, or the request failed."""
-        return self.error is not None or all(choice.finish for choice in self.choices)
-
-    @property
     def num_received(self) -> int:
         """Output ids received, over all choices."""
         return sum(len(choice.token_ids) for choice in self.choices)
@@ -120,16 +116,30 @@ class Generation:
             if choice.finish is None
         )
 
+    def finish(self, choice: Choice, finish: TextFinish) -> None:
+        """Ends one choice."""
+        choice.finish = finish
+        if all(other.finish for other in self.choices):
+            self._end()
+
     def fail(self, error: RequestError) -> None:
         """Ends the request with an error."""
         self.error = error
-        self.call.changed.set()
+        self.call.error = self.call.error or error
+        self._end()
 
     def finish_aborted(self, message: str) -> None:
         """Ends every unfinished choice as aborted, which is no error."""
         for choice in self.choices:
-            choice.finish = choice.finish or self._aborted(choice, message)
-        self.call.changed.set()
+            if choice.finish is None:
+                self.finish(choice, self._aborted(choice, message))
+
+    def _end(self) -> None:
+        """Nothing more will come."""
+        if not self.is_done:
+            self.is_done = True
+            self.call.num_open -= 1
+            self.call.changed.set()
 
     def _aborted(self, choice: Choice, message: str) -> TextFinish:
         now = time.time_ns()
@@ -141,32 +151,33 @@ class Generation:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One HTTP call: its generations in the order of its prompts, and the event that wakes its writer."""
+    """One HTTP call: its generations in the order of its prompts, and the signal that wakes its writer.
+
+    `num_open` generations are not done; `error` is the first one's that failed.
+    """
 
     model: str
     is_streaming: bool
     received_ns: int = field(default_factory=time.time_ns)
     received_at: float = field(default_factory=time.monotonic)
     generations: list[Generation] = field(default_factory=list)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: Signal = field(default_factory=Signal)
     span: Span = NO_SPAN
+    num_open: int = 0
+    error: RequestError | None = None
 
     def add(self, generation_input: GenerationInput) -> Generation:
         """One more prompt."""
         choices = [Choice(index) for index in range(generation_input.sampling.n)]
         generation = Generation(generation_input, choices, self)
         self.generations.append(generation)
+        self.num_open += 1
         return generation
 
     @property
     def is_done(self) -> bool:
         """Every generation is done."""
-        return all(generation.is_done for generation in self.generations)
-
-    @property
-    def error(self) -> RequestError | None:
-        """The first error of a generation."""
-        return next((generation.error for generation in self.generations if generation.error), None)
+        return self.num_open == 0
 
 
 Clock = Callable[[], float]

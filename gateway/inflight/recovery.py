@@ -233,7 +233,7 @@ class Recovery:
         self._counters.count_repair(cause)
         self._on_attempt_ended(generation, attempt, cause)
         self.abandon(attempt)
-        if attempt.has_delivered:
+        if generation.num_received > attempt.num_received_before:
             generation.num_repairs = generation.num_crashes = 0
             generation.suspects.clear()
         generation.num_repairs += 1

@@ -1,0 +1,377 @@
+"""Every rule by which an attempt ends before its request, without a bus and in no time."""
+
+from typing import Any
+
+import pytest
+
+from gateway.inflight.generation import Attempt, Cause, Generation
+from gateway.inflight.in_flight import InFlight
+from gateway.inflight.recovery import TICK_S, Recovery
+from tests.unit.gateway.streams import (
+    DETOKENIZER,
+    TOKENIZER,
+    WORKER,
+    Counted,
+    Ended,
+    StillClock,
+    attempt_of,
+    generation_of,
+)
+from wire.columns import pack_u8, pack_u32, pack_u64
+from wire.messages import (
+    Dispatched,
+    ErrorCode,
+    Failed,
+    FinishReason,
+    Heartbeat,
+    InstanceState,
+    Peer,
+    Progress,
+    RequestState,
+    Stage,
+    TextFinish,
+)
+from wire.presence import MemberTable
+from wire.sampling import SamplingParams
+
+PEERS = {Stage.TOKENIZER: TOKENIZER, Stage.WORKER: WORKER, Stage.DETOKENIZER: DETOKENIZER}
+
+
+class Rig:
+    """One generation in flight with key 1, all stages alive, and time at a standstill."""
+
+    def __init__(self) -> None:
+        self.clock = StillClock()
+        self.in_flight = InFlight()
+        self.counted = Counted()
+        self.ended = Ended()
+        self.members = MemberTable(1e9, self.clock)
+        for stage in PEERS:
+            self.beat(stage)
+        self.recovery = Recovery(
+            self.in_flight, self.members, self.counted, 120.0, self.ended.fail, self.ended.end_attempt, self.clock
+        )
+        self.members.on_lost.append(lambda member, _: self.recovery.lost(member))
+        self.generation: Generation = generation_of(self.in_flight)
+        self.attempt: Attempt = attempt_of(
+            self.in_flight, self.generation, 1, accept_by=self.recovery.acceptance_deadline(), heard_at=self.clock.now
+        )
+
+    def beat(self, stage: Stage, **fields: Any) -> None:
+        """A heartbeat."""
+        ready, peer = InstanceState.READY, PEERS[stage]
+        self.members.hear(Heartbeat(stage=stage, peer=peer, state=ready, served_model_name="m", wire_level=1, **fields))
+
+    def wait(self, seconds: float) -> None:
+        """Lets time pass, tick by tick."""
+        for _ in range(round(seconds / TICK_S)):
+            self.clock.now += TICK_S
+            self.recovery.tick()
+
+    def report(self, sender: Peer, *keys: int, num_tokens: int = 0, is_receipt: bool = False) -> None:
+        """A `Progress`."""
+        self.recovery.progress(
+            Progress(
+                sender=sender,
+                keys=pack_u64(keys),
+                states=pack_u8([RequestState.RUNNING] * len(keys)),
+                queue_positions=pack_u32([0] * len(keys)),
+                num_output_tokens=pack_u32([num_tokens] * len(keys)),
+                is_receipt=is_receipt,
+            )
+        )
+
+    def dispatch(self) -> None:
+        """The tokenizer passes it on."""
+        self.recovery.dispatched(
+            Dispatched(
+                key=self.generation.attempt.key if self.generation.attempt else 0,
+                tokenizer=TOKENIZER,
+                worker=WORKER,
+                prompt_ids=b"",
+                sampling=SamplingParams(),
+                model_fingerprint="f",
+            )
+        )
+
+    def run(self) -> None:
+        """Accepted by the tokenizer, dispatched, accepted by the worker."""
+        self.report(TOKENIZER, 1, is_receipt=True)
+        self.dispatch()
+        self.report(WORKER, 1, is_receipt=True)
+
+    def receive(self, num_tokens: int) -> None:
+        """Tokens arrive now."""
+        self.generation.choices[0].token_ids.extend(range(num_tokens))
+        self.generation.last_token_at = self.clock.now
+
+    def retry(self, key: int) -> None:
+        """The next attempt is sent and runs."""
+        self.generation.attempt = None
+        attempt_of(self.in_flight, self.generation, key, heard_at=self.clock.now, worker_id=WORKER.instance_id)
+
+    @property
+    def cause(self) -> Cause | None:
+        """Why the attempt was given up, if it was."""
+        return self.counted.repairs[-1] if self.counted.repairs else None
+
+
+@pytest.fixture
+def rig() -> Rig:
+    """A rig at its beginning: sent, not yet accepted."""
+    return Rig()
+
+
+def test_a_job_must_be_accepted_within_a_second(rig: Rig) -> None:
+    rig.wait(0.9)
+    assert rig.cause is None
+    rig.wait(0.3)
+    assert rig.cause is Cause.NOT_ACCEPTED
+    assert rig.recovery.outbox.take_due() == [rig.generation]
+
+
+def test_after_dispatch_the_worker_has_a_second_of_its_own(rig: Rig) -> None:
+    rig.report(TOKENIZER, 1, is_receipt=True)
+    rig.wait(1.5)
+    rig.dispatch()
+    rig.wait(0.9)
+    assert rig.cause is None
+    rig.wait(0.3)
+    assert rig.cause is Cause.NOT_ACCEPTED
+
+
+def test_a_workers_receipt_may_overtake_the_dispatch(rig: Rig) -> None:
+    rig.report(WORKER, 1, is_receipt=True)
+    rig.dispatch()
+    rig.wait(1.5)
+
+    assert rig.cause is None
+
+
+def test_waiting_has_no_deadline_while_the_holder_reports(rig: Rig) -> None:
+    rig.run()
+    for _ in range(1000):
+        rig.wait(0.5)
+        rig.report(WORKER, 1)
+
+    assert rig.cause is None
+
+
+def test_silence_of_two_seconds_is_a_loss(rig: Rig) -> None:
+    rig.run()
+    rig.wait(1.9)
+    assert rig.cause is None
+    rig.wait(0.3)
+    assert rig.cause is Cause.SILENT
+
+
+def test_tokens_are_a_sign_of_life_too(rig: Rig) -> None:
+    rig.run()
+    for _ in range(5):
+        rig.wait(1.5)
+        rig.receive(1)
+
+    assert rig.cause is None
+
+
+def test_missing_once_is_an_accident_and_twice_in_a_row_a_loss(rig: Rig) -> None:
+    rig.run()
+    rig.report(WORKER)
+    rig.report(WORKER, 1)
+    rig.report(WORKER)
+    assert rig.cause is None
+    rig.report(WORKER)
+    assert rig.cause is Cause.MISSING
+
+
+def test_another_holders_report_says_nothing_about_it(rig: Rig) -> None:
+    rig.run()
+    for _ in range(3):
+        rig.report(TOKENIZER)
+
+    assert rig.cause is None
+
+
+def test_staying_behind_for_a_second_is_a_loss(rig: Rig) -> None:
+    rig.run()
+    rig.receive(2)
+    rig.report(WORKER, 1, num_tokens=3)
+    rig.wait(0.9)
+    rig.report(WORKER, 1, num_tokens=3)
+    assert rig.cause is None
+    rig.wait(0.3)
+    assert rig.cause is Cause.BEHIND
+
+
+def test_always_being_a_little_behind_is_normal(rig: Rig) -> None:
+    rig.run()
+    for received in range(1, 20):
+        rig.report(WORKER, 1, num_tokens=received + 2)
+        rig.wait(0.5)
+        rig.receive(1)
+
+    assert rig.cause is None
+
+
+def test_a_stop_string_may_leave_the_worker_ahead(rig: Rig) -> None:
+    rig.generation = generation_of(rig.in_flight, n=2)
+    rig.attempt = attempt_of(rig.in_flight, rig.generation, 2, heard_at=rig.clock.now, worker_id=WORKER.instance_id)
+    finish = TextFinish(0, FinishReason.STOP, "END", 1, 1, 0, 0, 0, 0, 0, 0)
+    rig.generation.finish(rig.generation.choices[0], finish)
+    rig.report(WORKER, 1, 2, num_tokens=9)
+    rig.wait(1.5)
+
+    assert rig.generation.attempt is rig.attempt
+
+
+@pytest.mark.parametrize(
+    ("stage", "cause"),
+    [(Stage.WORKER, Cause.WORKER_LOST), (Stage.DETOKENIZER, Cause.DETOKENIZER_LOST), (Stage.TOKENIZER, None)],
+)
+def test_a_dispatched_request_needs_its_worker_and_detokenizer_only(rig: Rig, stage: Stage, cause: Cause) -> None:
+    rig.run()
+    rig.members.drop(PEERS[stage].instance_id, "killed")
+
+    assert rig.cause is cause
+
+
+def test_before_dispatch_it_needs_its_tokenizer(rig: Rig) -> None:
+    rig.members.drop(TOKENIZER.instance_id, "killed")
+
+    assert rig.cause is Cause.TOKENIZER_LOST
+    assert rig.recovery.outbox.take_aborts() == [("", 1)]
+
+
+def test_a_worker_that_is_gone_when_the_dispatch_arrives_is_a_loss(rig: Rig) -> None:
+    rig.members.drop(WORKER.instance_id, "killed")
+    rig.dispatch()
+
+    assert rig.cause is Cause.WORKER_LOST
+
+
+def test_a_hung_step_is_a_loss(rig: Rig) -> None:
+    rig.run()
+    rig.beat(Stage.WORKER, step_age_s=61.0)
+    rig.wait(TICK_S)
+
+    assert rig.cause is Cause.WORKER_HUNG
+    assert WORKER.instance_id in rig.generation.suspects
+
+
+def test_nobody_listening_is_noticed_at_once(rig: Rig) -> None:
+    rig.recovery.unreachable(1)
+
+    assert rig.cause is Cause.UNREACHABLE
+
+
+def test_the_old_attempt_is_aborted_where_it_may_still_run(rig: Rig) -> None:
+    rig.run()
+    rig.recovery.gap(rig.generation)
+
+    assert rig.recovery.outbox.take_aborts() == [(WORKER.instance_id, 1), (DETOKENIZER.instance_id, 1)]
+    assert rig.in_flight.by_key == {}
+    assert rig.ended.attempts == [Cause.GAP]
+
+
+def test_repeats_are_spaced_more_and_more(rig: Rig) -> None:
+    delays = []
+    for key in range(2, 8):
+        rig.recovery.gap(rig.generation)
+        started = rig.clock.now
+        while not rig.recovery.outbox.take_due():
+            rig.clock.now += 0.01
+            rig.recovery.tick()
+        delays.append(rig.clock.now - started)
+        rig.retry(key)
+
+    assert delays[0] == 0
+    assert delays[-1] > 4 * delays[1]
+    assert delays[-1] <= 2.1
+
+
+def test_three_crashes_without_progress_are_the_end(rig: Rig) -> None:
+    for key in (2, 3, 4):
+        _fail(rig, ErrorCode.INTERNAL)
+        rig.retry(key)
+
+    assert [error.status for error in rig.ended.failed] == [500]
+
+
+def test_progress_forgives_crashes(rig: Rig) -> None:
+    for key in range(2, 12):
+        rig.receive(1)
+        _fail(rig, ErrorCode.INTERNAL)
+        rig.retry(key)
+
+    assert rig.ended.failed == []
+    assert rig.generation.num_crashes == 1
+
+
+def test_draining_is_no_crash(rig: Rig) -> None:
+    for key in range(2, 12):
+        _fail(rig, ErrorCode.DRAINING)
+        rig.retry(key)
+
+    assert rig.ended.failed == []
+
+
+def test_a_parked_request_waits_for_the_resume_timeout_and_no_longer(rig: Rig) -> None:
+    rig.recovery.gap(rig.generation)
+    rig.recovery.outbox.take_due()
+    for _ in range(1190):
+        rig.recovery.park(rig.generation, Stage.WORKER)
+        rig.wait(TICK_S)
+        rig.recovery.outbox.take_due()
+    assert rig.ended.failed == []
+    rig.clock.now += 2
+    rig.recovery.park(rig.generation, Stage.WORKER)
+
+    assert [error.message for error in rig.ended.failed] == ["No worker came back within 120 s."]
+
+
+def test_a_newcomer_wakes_the_parked(rig: Rig) -> None:
+    rig.recovery.gap(rig.generation)
+    rig.recovery.outbox.take_due()
+    rig.recovery.park(rig.generation, Stage.WORKER)
+    rig.generation.resume_at = rig.clock.now + 60
+    member = rig.members.get(WORKER.instance_id)
+    assert member is not None
+    rig.recovery.joined(member)
+    rig.wait(2 * TICK_S)
+
+    assert rig.recovery.outbox.take_due() == [rig.generation]
+
+
+def test_a_blind_judge_starts_every_deadline_anew(rig: Rig) -> None:
+    rig.run()
+    rig.report(WORKER, 1, num_tokens=5)
+    rig.clock.now += 30  # this process stood still: its own tick is late
+    rig.recovery.tick()
+    assert rig.cause is None
+    rig.wait(0.9)
+    assert rig.cause is None
+    rig.wait(0.3)
+    assert rig.cause is Cause.BEHIND
+
+
+def test_an_unknown_key_is_answered_by_an_abort(rig: Rig) -> None:
+    rig.report(WORKER, 1, 77)
+
+    assert rig.recovery.outbox.take_aborts() == [(WORKER.instance_id, 77)]
+    assert rig.counted.unknown == 1
+
+
+def test_messages_about_past_attempts_change_nothing(rig: Rig) -> None:
+    rig.run()
+    rig.recovery.gap(rig.generation)
+    rig.retry(2)
+    rig.recovery.unreachable(1)
+    _fail(rig, ErrorCode.INTERNAL, key=1)
+
+    assert rig.generation.attempt is not None
+    assert rig.generation.attempt.key == 2
+
+
+def _fail(rig: Rig, code: ErrorCode, key: int = 0) -> None:
+    current = rig.generation.attempt.key if rig.generation.attempt else 0
+    rig.recovery.failed(Failed(key=key or current, sender=WORKER, code=code, message="x", is_retryable=True))
