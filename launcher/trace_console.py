@@ -69,7 +69,7 @@ class TraceConsole:
     def _show(self, trace_id: str) -> None:
         spans = self._forget(trace_id)
         if len(spans) > 1:
-            self._console.print(render(spans, self._console.width))
+            self._console.print(render(spans, self._console.width), crop=False)
 
     def _forget(self, trace_id: str) -> list[HopSpan]:
         timer = self._timers.pop(trace_id, None)

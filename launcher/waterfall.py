@@ -144,7 +144,8 @@ def _title(spans: Sequence[HopSpan]) -> Text:
     root = next((span for span in spans if span.is_root), spans[0])
     values = {name: value for span in spans for name, value in span.attributes.items()} | root.attributes
     facts = [shown.format(values[name]) for name, shown in _SHOWN_ATTRIBUTES.items() if name in values]
-    return Text(", ".join([f"trace {root.trace_id}: {root.duration_ms:.1f} ms", *facts]), "bold")
+    title = ", ".join([f"trace {root.trace_id}: {root.duration_ms:.1f} ms", *facts])
+    return Text(title, "bold", no_wrap=True, overflow="ignore")
 
 
 def _in_order(spans: Sequence[HopSpan]) -> Iterator[tuple[int, HopSpan]]:

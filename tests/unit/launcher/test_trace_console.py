@@ -17,6 +17,11 @@ from launcher.waterfall import HopSpan, bar, render
 from wire.messages import Stage
 from wire.telemetry import Tracing, traceparent_of
 
+ROOT_ATTRIBUTES = {
+    "http.response.status_code": 200,
+    "gen_ai.usage.input_tokens": 1000,
+    "gen_ai.usage.output_tokens": 2000,
+}
 MS = 10**6
 BEGIN = 1_800_000_000 * 10**9
 
@@ -38,7 +43,7 @@ class Shown(io.StringIO):
 def trace_a_request(endpoint: str, name: str = "POST /generate", *, has_hops: bool = True) -> None:
     """Spans of two processes, exported by the code that the stages run."""
     gateway = Tracing(endpoint, 1.0, Stage.GATEWAY, "gateway-1")
-    root = gateway.start(name, BEGIN, kind=SpanKind.SERVER, attributes={"http.response.status_code": 200})
+    root = gateway.start(name, BEGIN, kind=SpanKind.SERVER, attributes=ROOT_ATTRIBUTES)
     if has_hops:
         worker = Tracing(endpoint, 1.0, Stage.WORKER, "worker-1")
         decode = worker.start("decode", BEGIN + 40 * MS, parent=traceparent_of(root))
@@ -56,7 +61,7 @@ async def test_a_trace_of_two_processes_is_one_waterfall() -> None:
         await shown.is_complete.wait()
     title, root, decode = shown.getvalue().rstrip("\n").splitlines()
     assert title.startswith("trace ")
-    assert "100.0 ms, finish stop, HTTP 200" in title
+    assert title.endswith(": 100.0 ms, 1000 prompt tokens, 2000 output tokens, finish stop, HTTP 200")
     assert root.split() == ["POST", "/generate", "gateway-1", root.split()[3], "+0.0", "ms", "100.0", "ms"]
     assert decode.split() == ["decode", "worker-1", decode.split()[2], "+40.0", "ms", "50.0", "ms"]
     assert decode.startswith("  decode")
