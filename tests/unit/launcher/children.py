@@ -2,9 +2,9 @@
 
 import asyncio
 import os
+import select
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from launcher.keeper import Keeper, RestartPolicy
 from launcher.output import OutputLine
@@ -40,6 +40,8 @@ NEVER_READY = "import sys; print('no such model'); sys.exit(1)"
 WRONG_SETTINGS = "import sys; print('bad flag'); sys.exit(2)"
 READY_AND_DEAD = "import sys; print('ready', flush=True); sys.exit(1)"
 
+_SOON_S = 30.0
+
 QUICK = RestartPolicy(first_delay_s=0.001, max_delay_s=0.001)
 
 
@@ -71,10 +73,13 @@ def keeper(name: str, program: str, recorder: Recorder, policy: RestartPolicy = 
     return Keeper(name, lambda: spec(name, program), recorder.show, lambda line: line.startswith("ready"), policy)
 
 
-def is_running(pid: int) -> bool:
-    """A zombie, which only waits to be reaped, does not run."""
+def ends(pid: int) -> bool:
+    """Whether a process, of whomever, has ended or does so soon. One that was killed takes a moment to be gone."""
     try:
-        with Path(f"/proc/{pid}/stat").open() as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], _SOON_S)[0])
+    finally:
+        os.close(descriptor)

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tests.unit.launcher.children import POLITE, STUBBORN, is_running
+from tests.unit.launcher.children import POLITE, STUBBORN, ends
 
 GUARD = [sys.executable, "-m", "launcher.guard", sys.executable, "-c"]
 
@@ -17,7 +17,7 @@ def test_the_command_ends_when_standard_input_does() -> None:
             pid = int(guard.stdout.readline().split()[1])
             guard.stdin.close()
             assert guard.wait() == expected_status
-            assert not is_running(pid)
+            assert ends(pid)
 
 
 def test_the_exit_status_is_the_commands() -> None:

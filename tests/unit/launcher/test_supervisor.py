@@ -6,7 +6,7 @@ import pytest
 
 from launcher.keeper import GaveUpError
 from launcher.supervisor import Supervisor
-from tests.unit.launcher.children import NEVER_READY, PARENT, POLITE, STUBBORN, Recorder, is_running, keeper
+from tests.unit.launcher.children import NEVER_READY, PARENT, POLITE, STUBBORN, Recorder, ends, keeper
 
 LONG = 3600.0
 
@@ -31,7 +31,7 @@ async def test_a_process_that_does_not_leave_in_time_is_killed() -> None:
     await supervisor.wait_ready()
     supervisor.request_stop()
     await running
-    assert not is_running(pid_of(recorder, "gateway-0"))
+    assert ends(pid_of(recorder, "gateway-0"))
 
 
 async def test_a_second_request_kills_at_once() -> None:
@@ -44,8 +44,8 @@ async def test_a_second_request_kills_at_once() -> None:
     supervisor.request_stop()
     await running
     assert supervisor.was_killed
-    assert not is_running(pid_of(recorder, "gateway-0"))
-    assert not is_running(pid_of(recorder, "worker-0"))
+    assert ends(pid_of(recorder, "gateway-0"))
+    assert ends(pid_of(recorder, "worker-0"))
 
 
 async def test_what_a_process_started_ends_with_it() -> None:
@@ -55,7 +55,7 @@ async def test_what_a_process_started_ends_with_it() -> None:
     await supervisor.wait_ready()
     supervisor.request_stop()
     await running
-    assert not is_running(pid_of(recorder, "worker-0"))
+    assert ends(pid_of(recorder, "worker-0"))
 
 
 async def test_one_hopeless_process_ends_all() -> None:
@@ -65,7 +65,7 @@ async def test_one_hopeless_process_ends_all() -> None:
     )
     with pytest.raises(GaveUpError, match="worker-0"):
         await supervisor.run()
-    assert all(not is_running(pid_of(recorder, name)) for name, text in recorder.lines if text.startswith("ready"))
+    assert all(ends(pid_of(recorder, name)) for name, text in recorder.lines if text.startswith("ready"))
 
 
 async def test_a_stop_before_the_start_starts_nothing() -> None:
