@@ -43,6 +43,8 @@ class Admission:
         num_own_queued = num_on_the_way = 0
         for generation in self._pipeline.in_flight:
             attempt = generation.attempt
+            if generation.is_delivering:
+                continue
             if attempt is None or attempt.worker_id not in attempt.receipts:
                 num_on_the_way += 1
             elif not attempt.is_running:

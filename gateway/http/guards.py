@@ -4,6 +4,7 @@ import hmac
 import logging
 from typing import Any
 
+from litestar.enums import MediaType
 from litestar.exceptions import HTTPException
 from litestar.response import Response
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,7 +31,7 @@ class ApiKey:
         given = request.headers.get("authorization", "").encode("utf-8", "surrogateescape")
         if hmac.compare_digest(given, self._expected):
             return None
-        return Response({"error": "Unauthorized"}, status_code=401)
+        return Response({"error": "Unauthorized"}, status_code=401, media_type=MediaType.JSON)
 
 
 class HttpCounters:
@@ -55,7 +56,7 @@ class HttpCounters:
 
 def answer_request_error(_: HttpRequest, error: RequestError) -> Response[dict[str, Any]]:
     """Our own errors."""
-    return Response(body_of(error), status_code=error.status, headers=dict(error.headers))
+    return Response(body_of(error), status_code=error.status, headers=dict(error.headers), media_type=MediaType.JSON)
 
 
 def answer_http_error(request: HttpRequest, error: HTTPException) -> Response[dict[str, Any]]:

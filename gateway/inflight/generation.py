@@ -108,6 +108,11 @@ class Generation:
         """Output ids received, over all choices."""
         return sum(len(choice.token_ids) for choice in self.choices)
 
+    @property
+    def is_delivering(self) -> bool:
+        """Whether the present attempt has brought a token, and so runs, whatever the last `Progress` said."""
+        return self.attempt is not None and self.num_received > self.attempt.num_received_before
+
     def unfinished(self) -> tuple[SequenceStart, ...]:
         """What the next attempt has to continue."""
         return tuple(

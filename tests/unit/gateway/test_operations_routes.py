@@ -130,6 +130,9 @@ async def test_the_api_key_is_asked_for_except_by_probes(make_scene: MakeScene) 
     assert (await scene.post("/generate", ASK, headers={"Authorization": "Bearer secret"})).status_code == 200
     for path in ("/health", "/ready", "/metrics"):
         assert (await scene.http.get(path)).status_code == 200
+    for path in ("/flush_cache", "/"):  # whose answers are plain text
+        refused = await scene.http.get(path)
+        assert (refused.status_code, refused.json()) == (401, {"error": "Unauthorized"})
     assert (await scene.openai.models.list()).data
 
 
