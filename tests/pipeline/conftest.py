@@ -6,12 +6,21 @@ import openai
 import pytest
 
 from tests.pipeline.system import System, running_system
+from tests.unit.wire.collector import Collector, running_collector
 
 
 @pytest.fixture(scope="session")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """One instance of every stage, serving the demo model in float32."""
-    with running_system(tmp_path_factory.mktemp("system")) as running:
+def collector() -> Iterator[Collector]:
+    """Where the shared system sends its spans."""
+    with running_collector() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[System]:
+    """One instance of every stage, serving the demo model in float32, with tracing."""
+    folder = tmp_path_factory.mktemp("system")
+    with running_system(folder, common={"otlp_endpoint": collector.endpoint}) as running:
         yield running
 
 

@@ -21,8 +21,9 @@ def events_of(response: requests.Response) -> Iterator[str]:
 class Stream:
     """One stream, read by a thread of its own."""
 
-    def __init__(self, url: str, body: dict[str, Any]) -> None:
+    def __init__(self, url: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         self._url = url
+        self._headers = headers
         self._body = body | {"stream": True}
         self._events: list[dict[str, Any]] = []
         self._news = threading.Condition()
@@ -33,7 +34,9 @@ class Stream:
 
     def _read(self) -> None:
         try:
-            with requests.post(f"{self._url}/generate", json=self._body, stream=True, timeout=120) as response:
+            with requests.post(
+                f"{self._url}/generate", json=self._body, headers=self._headers, stream=True, timeout=120
+            ) as response:
                 assert response.status_code == 200, response.text
                 for event in events_of(response):
                     self._take(event)

@@ -38,7 +38,7 @@ class StageInstance:
 
 
 class System:
-    """Every stage as processes. `settings` are given to whichever stages know them."""
+    """Every stage as processes, with settings by stage."""
 
     def __init__(self, nats_url: str, settings: dict[Stage, dict[str, object]]) -> None:
         self.nats_url = nats_url
@@ -70,6 +70,12 @@ class System:
         """Where this gateway takes requests."""
         return gateway.process.wait_for_line(r"Serving on (http://\S+)")[1]
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a client must send along."""
+        key = self._settings[Stage.GATEWAY].get("api_key")
+        return {"Authorization": f"Bearer {key}"} if key else {}
+
     def launch(self, stage: Stage, **settings: object) -> LoggedProcess:
         """Starts an instance, and does not wait for it."""
         given = {
@@ -100,21 +106,21 @@ class System:
     def wait_until_known(self) -> None:
         """Returns when every gateway sees exactly the running instances, all of them ready."""
         for gateway in self.of(Stage.GATEWAY):
-            _until_equal(self.instance_ids, functools.partial(_ready_members, self.url_of(gateway)))
+            _until_equal(self.instance_ids, functools.partial(_ready_members, self.url_of(gateway), self.headers))
 
     def at_rest(self) -> None:
         """Returns when no instance holds anything of any request."""
         self.observer.wait_for_rest(self.instance_ids)
 
-    def metric(self, name: str, gateway: StageInstance | None = None, **labels: str) -> float:
-        """A value from a gateway's metrics page; 0 if there is none."""
-        page = requests.get(f"{self.url_of(gateway) if gateway else self.url}/metrics", timeout=20).text
-        wanted = {f'{label}="{value}"' for label, value in labels.items()}
+    def metrics(self, name: str) -> dict[str, float]:
+        """The values of a metric of the oldest gateway, by labels as they are written."""
+        page = requests.get(f"{self.url}/metrics", timeout=20).text
+        values = {}
         for line in page.splitlines():
-            head, _, value = line.rpartition(" ")
-            if head.partition("{")[0] == name and all(part in head for part in wanted):
-                return float(value)
-        return 0.0
+            series, _, value = line.rpartition(" ")
+            if series.partition("{")[0] == name:
+                values[series.removeprefix(name)] = float(value)
+        return values
 
     def close(self) -> None:
         """Ends every process."""
@@ -131,10 +137,14 @@ def running_system(
     tokenizers: int = 1,
     workers: int = 1,
     detokenizers: int = 1,
+    common: dict[str, object] | None = None,
     **stage_settings: dict[str, object],
 ) -> Iterator[System]:
-    """A system on a broker of its own; `worker={"dtype": "float64"}` and the like add settings of a stage."""
-    settings = {Stage(name): values for name, values in stage_settings.items()}
+    """A system on a broker of its own.
+
+    `common` are settings of every stage; `worker={"dtype": "float64"}` and the like are settings of one.
+    """
+    settings = {stage: (common or {}) | stage_settings.get(stage.value, {}) for stage in Stage}
     with ExitStack() as stack:
         system = System(stack.enter_context(running_nats_server(folder)), settings)
         stack.callback(system.close)
@@ -149,8 +159,9 @@ def running_system(
         yield system
 
 
-def _ready_members(url: str) -> set[str]:
-    instances: list[dict[str, Any]] = requests.get(f"{url}/server_info", timeout=20).json()["instances"]
+def _ready_members(url: str, headers: dict[str, str]) -> set[str]:
+    response = requests.get(f"{url}/server_info", headers=headers, timeout=20)
+    instances: list[dict[str, Any]] = response.json()["instances"]
     return {instance["peer"][0] for instance in instances if instance["state"] == "ready"}
 
 

@@ -20,6 +20,7 @@ from wire.bus import Delivery, Handler
 from wire.messages import Message, Stage
 
 NUM_STREAMS = 8
+NUM_TOKENS = 96
 STAGES_BEHIND_THE_GATEWAY = (Stage.TOKENIZER, Stage.WORKER, Stage.DETOKENIZER)
 
 
@@ -53,7 +54,7 @@ def bodies() -> list[dict[str, Any]]:
         {
             "text": f"{number}: {prompts[number % 4]}",
             "sampling_params": {
-                "max_new_tokens": 120,
+                "max_new_tokens": NUM_TOKENS,
                 "ignore_eos": True,
                 "temperature": (0, 3.0)[number % 2],
                 "sampling_seed": number,
@@ -99,13 +100,19 @@ def started_streams(pair: System) -> list[Stream]:
     return streams
 
 
+def num_repeated_attempts(pair: System) -> float:
+    """Attempts that were made because one before had failed."""
+    attempts = pair.metrics("millrace_gateway_attempts_total")
+    return sum(count for cause, count in attempts.items() if cause != '{cause="new"}')
+
+
 def assert_equal(streams: list[Stream], undisturbed: list[dict[str, Any]]) -> None:
     for stream, expected in zip(streams, undisturbed, strict=True):
         result = stream.result()
         assert result["output_ids"] == expected["output_ids"]
         assert result["text"] == expected["text"]
         assert result["meta_info"]["finish_reason"] == expected["meta_info"]["finish_reason"]
-        assert result["meta_info"]["completion_tokens"] == 120
+        assert result["meta_info"]["completion_tokens"] == NUM_TOKENS
 
 
 def test_undisturbed_runs_are_equal(pair: System, undisturbed: list[dict[str, Any]]) -> None:
@@ -140,11 +147,14 @@ def _counting(num_messages: Counter[str], instance_id: str) -> Handler:
 def test_every_stream_outlives_the_death_of_one_instance(
     pair: System, undisturbed: list[dict[str, Any]], stage: Stage
 ) -> None:
+    repeated_before = num_repeated_attempts(pair)
     streams = started_streams(pair)
     victim = busiest(pair, stage)
     victim.process.popen.kill()
     assert_equal(streams, undisturbed)
     assert victim.process.wait() == -signal.SIGKILL
+    if stage is not Stage.TOKENIZER:  # which holds nothing of a stream that has begun
+        assert num_repeated_attempts(pair) > repeated_before
 
 
 @pytest.mark.parametrize("stage", STAGES_BEHIND_THE_GATEWAY)

@@ -54,6 +54,18 @@ class Collector:
             self._changed.wait_for(lambda: sum(s.trace_id == trace_id for s in self._spans) >= count, timeout_s)
         return self.spans(trace_id)
 
+    def trace_ids(self) -> set[str]:
+        """Of every trace that has sent a span."""
+        with self._changed:
+            return {span.trace_id for span in self._spans}
+
+    def wait_for_new_trace(self, known: set[str], timeout_s: float = 30.0) -> str:
+        """The id of the one trace that is not among the known ones."""
+        with self._changed:
+            self._changed.wait_for(lambda: any(s.trace_id not in known for s in self._spans), timeout_s)
+        (new,) = self.trace_ids() - known
+        return new
+
     def count(self) -> int:
         """How many spans have arrived in all."""
         with self._changed:
