@@ -7,7 +7,7 @@ from pathlib import Path
 import requests
 
 from tests.pipeline.process import LoggedProcess, environment, python_module
-from tests.unit.launcher.children import is_running
+from tests.unit.launcher.children import ends
 
 QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
 FLAGS = ["--port", "0", "--device", "cpu", "--max-total-tokens", "8192", "--num-threads", "1"]
@@ -32,7 +32,7 @@ def test_one_command_serves_survives_a_dead_worker_and_leaves_nothing() -> None:
         assert len(below) == 7, "two gateways, three other stages, NATS and its guard"
         millrace.popen.send_signal(signal.SIGINT)
         assert millrace.wait() == 0
-        assert not [command for pid, command in below.items() if is_running(pid)]
+        assert not [command for pid, command in below.items() if not ends(pid)]
     finally:
         millrace.end()
 
