@@ -3,7 +3,7 @@
 import asyncio
 from typing import TypeVar
 
-from gateway.errors import RequestError, from_code, too_large, unavailable
+from gateway.errors import RequestError, from_code, too_large, unavailable, unencodable
 from wire import subjects
 from wire.bus import MessageTooLargeError, NoReplyError
 from wire.codec import UndecodableMessageError
@@ -79,6 +79,8 @@ class Asking:
             reply = await self._node.data.request(subject, request, timeout_s)
         except MessageTooLargeError as error:
             raise too_large(error.size, error.limit) from error
+        except OverflowError as error:
+            raise unencodable(error) from error
         except (NoReplyError, UndecodableMessageError) as error:
             raise RequestError(503, f"The {stage.value} did not answer: {error}", code="unavailable") from error
         if isinstance(reply, ErrorReply):

@@ -53,6 +53,11 @@ def too_large(size: int, limit: int) -> RequestError:
     return RequestError(413, message, code=ErrorCode.TOO_LARGE.value)
 
 
+def unencodable(error: OverflowError) -> RequestError:
+    """JSON knows longer integers than messages do; they get this far only in free-form fields."""
+    return RequestError(400, f"The request holds a number that is too large: {error}.")
+
+
 def from_code(code: ErrorCode, message: str) -> RequestError:
     """The HTTP form of an error that another stage reported."""
     return RequestError(_STATUS[code], message, code=code.value)

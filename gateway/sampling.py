@@ -13,6 +13,7 @@ _MAX_STOPS = 32
 _GREEDY_BELOW = 1e-6
 _MAX_TOP_K = 2**30
 _MAX_TOKENS = 2**31
+_ID_DIGITS = 10
 _MODEL_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
@@ -159,7 +160,7 @@ def _stop_token_ids(given: list[int | None]) -> tuple[int, ...]:
 def _logit_bias(given: dict[str, float]) -> dict[int, float]:
     bias = {}
     for name, value in given.items():
-        if not (name.isascii() and name.isdecimal()) or int(name) >= 2**32:
+        if not (name.isascii() and name.isdecimal()) or len(name) > _ID_DIGITS or int(name) >= 2**32:
             raise bad_request(f"logit_bias must has keys in [0, V-1], got {name}.", param="logit_bias")
         if not math.isfinite(value):
             raise bad_request(f"logit_bias must have finite values, got {value}.", param="logit_bias")

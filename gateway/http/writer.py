@@ -6,6 +6,7 @@ its generations, kept once. Nothing is sent before the first news, so an early e
 
 import asyncio
 import logging
+import re
 import time
 
 from litestar.types import Receive, Scope, Send
@@ -20,6 +21,7 @@ from gateway.rendering.answer import Answer, encode, error_events
 log = logging.getLogger(__name__)
 
 _CLIENT_CLOSED = 499
+_NOT_IN_A_HEADER = re.compile(rb"[^\x21-\x7e]")
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-cache"),
@@ -36,7 +38,7 @@ class CallWriter:
         self.blocked_since = 0.0
         self._call = call
         self._answer = answer
-        self._id_header = (b"x-request-id", request_id.encode("ascii", "replace"))
+        self._id_header = (b"x-request-id", _NOT_IN_A_HEADER.sub(b"?", request_id.encode()))
         self._pipeline = pipeline
         self._spans = spans
         self._clients = clients

@@ -86,10 +86,10 @@ class Arrivals:
                 _extend_logprobs(choice, firsts[row], logprobs[row])
             if row in starts or row in finishes:
                 self._mark(generation, choice, starts.get(row), finishes.get(row))
-            generation.call.changed.set()
+            if generation.call.is_streaming:  # a whole answer is wanted at its end only, which wakes by itself
+                generation.call.changed.set()
         self._counters.observe_gaps_between_tokens(gaps)
-        if num_stale:
-            self._counters.count_stale_rows(num_stale)
+        self._counters.count_stale_rows(num_stale)
 
     def _mark(
         self, generation: Generation, choice: Choice, start: StreamStart | None, finish: TextFinish | None

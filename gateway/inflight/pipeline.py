@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from gateway.errors import RequestError, too_large
+from gateway.errors import RequestError, too_large, unencodable
 from gateway.inflight.arrivals import Arrivals
 from gateway.inflight.dispatch import Dispatcher
 from gateway.inflight.generation import Attempt, Call, Cause, Generation
@@ -131,6 +131,8 @@ class Pipeline:
             await self.dispatcher.send(generation)
         except MessageTooLargeError as error:
             self._fail(generation, too_large(error.size, error.limit))
+        except OverflowError as error:
+            self._fail(generation, unencodable(error))
         if generation.attempt is not None:
             self._metrics.count_attempt(generation.attempt.cause)
 

@@ -14,7 +14,7 @@ from gateway.errors import RequestError, from_code
 from gateway.inflight.generation import Attempt, Cause, Clock, Generation
 from gateway.inflight.in_flight import InFlight
 from wire.columns import unpack_u8, unpack_u32, unpack_u64
-from wire.messages import Dispatched, ErrorCode, Failed, Progress, Released, RequestState, Stage
+from wire.messages import Dispatched, ErrorCode, Failed, InstanceState, Progress, Released, RequestState, Stage
 from wire.presence import Member, MemberTable
 
 TICK_S = 0.1
@@ -103,8 +103,6 @@ class Recovery:
         attempt.heard_at, attempt.num_missing = self._clock(), 0
         is_accepted = attempt.worker_id in attempt.receipts
         attempt.accept_by = None if is_accepted else self.acceptance_deadline()
-        if self._members.get(attempt.worker_id) is None:
-            self.repair(generation, Cause.WORKER_LOST)
 
     def progress(self, message: Progress) -> None:
         """A holder tells what it holds."""
@@ -172,10 +170,14 @@ class Recovery:
     def lost(self, member: Member) -> None:
         """An instance is gone: whatever it was needed for is tried again."""
         stage = member.heartbeat.stage
+        if stage is Stage.GATEWAY:
+            return
+        has_left = member.heartbeat.state is InstanceState.DRAINING
+        cause = Cause.RELEASED if has_left else _LOST[stage]
         for generation in self._in_flight:
             attempt = generation.attempt
             if attempt is not None and member.instance_id in _needed(attempt, stage):
-                self.repair(generation, _LOST[stage], suspect_id=member.instance_id)
+                self.repair(generation, cause, suspect_id=member.instance_id)
 
     def joined(self, member: Member) -> None:
         """Somebody new: whoever is parked for want of an instance tries at once."""

@@ -1,6 +1,5 @@
 """How far a stream has told its client about one choice."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gateway.inflight.choice import Choice, TokenLogprob
@@ -46,8 +45,3 @@ def cursors_of(call: Call) -> list[Cursor]:
     """One per choice, prompt by prompt."""
     pairs = ((generation, choice) for generation in call.generations for choice in generation.choices)
     return [Cursor(index, generation, choice) for index, (generation, choice) in enumerate(pairs)]
-
-
-def fresh(cursors: Iterable[Cursor]) -> bool:
-    """Whether something has been received of any of them."""
-    return any(cursor.choice.token_ids or cursor.choice.finish for cursor in cursors)

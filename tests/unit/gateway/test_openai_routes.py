@@ -242,3 +242,15 @@ async def test_what_completions_do_not_have_is_refused_by_name(scene: Scene, ext
 
     assert answer.status_code == 400
     assert name in answer.json()["message"]
+
+
+async def test_numbers_that_no_message_can_carry_are_a_400(scene: Scene) -> None:
+    for extra in ({"chat_template_kwargs": {"x": 10**30}}, {"logit_bias": {"9" * 5000: 1}}, {"seed": 10**30}):
+        assert (await scene.post("/v1/chat/completions", CHAT | extra)).status_code == 400
+
+
+async def test_a_rid_cannot_break_the_header_that_repeats_it(scene: Scene) -> None:
+    answer = await scene.post("/v1/chat/completions", CHAT | {"rid": "a\r\nb: ü"})
+
+    assert answer.status_code == 200
+    assert answer.headers["x-request-id"] == "a??b:???"

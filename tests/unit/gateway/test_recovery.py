@@ -59,8 +59,8 @@ class Rig:
 
     def beat(self, stage: Stage, **fields: Any) -> None:
         """A heartbeat."""
-        ready, peer = InstanceState.READY, PEERS[stage]
-        self.members.hear(Heartbeat(stage=stage, peer=peer, state=ready, served_model_name="m", wire_level=1, **fields))
+        known: dict[str, Any] = {"stage": stage, "peer": PEERS[stage], "state": InstanceState.READY}
+        self.members.hear(Heartbeat(**(known | fields), served_model_name="m", wire_level=1))
 
     def wait(self, seconds: float) -> None:
         """Lets time pass, tick by tick."""
@@ -107,7 +107,7 @@ class Rig:
 
     def retry(self, key: int) -> None:
         """The next attempt is sent and runs."""
-        self.generation.attempt = None
+        self.in_flight.end_attempt(self.generation)
         attempt_of(self.in_flight, self.generation, key, heard_at=self.clock.now, worker_id=WORKER.instance_id)
 
     @property
@@ -242,11 +242,32 @@ def test_before_dispatch_it_needs_its_tokenizer(rig: Rig) -> None:
     assert rig.recovery.outbox.take_aborts() == [("", 1)]
 
 
-def test_a_worker_that_is_gone_when_the_dispatch_arrives_is_a_loss(rig: Rig) -> None:
+def test_a_worker_that_was_gone_before_the_dispatch_does_not_accept(rig: Rig) -> None:
     rig.members.drop(WORKER.instance_id, "killed")
+    rig.report(TOKENIZER, 1, is_receipt=True)
     rig.dispatch()
+    assert rig.cause is None  # it may as well be so new that its first heartbeat is still on its way
+    rig.wait(1.2)
+    assert rig.cause is Cause.NOT_ACCEPTED
 
-    assert rig.cause is Cause.WORKER_LOST
+
+def test_a_worker_that_drains_and_leaves_has_not_crashed(rig: Rig) -> None:
+    rig.run()
+    rig.beat(Stage.WORKER, state=InstanceState.DRAINING)
+    rig.members.drop(WORKER.instance_id, "left")
+
+    assert rig.cause is Cause.RELEASED
+    assert rig.generation.num_crashes == 0
+
+
+def test_another_gateway_may_die(rig: Rig) -> None:
+    beat = Heartbeat(
+        stage=Stage.GATEWAY, peer=Peer("g", 1), state=InstanceState.READY, served_model_name="m", wire_level=1
+    )
+    rig.members.hear(beat)
+    rig.members.drop("g", "killed")
+
+    assert rig.cause is None
 
 
 def test_a_hung_step_is_a_loss(rig: Rig) -> None:
