@@ -21,6 +21,17 @@ print("ready", os.getpid(), flush=True)
 sys.stdin.read()
 leave()
 """
+# Says ready; leaves with a word when it is asked to, and only then.
+PATIENT = """
+import os, signal
+def leave(*_):
+    print("leaving", flush=True)
+    os._exit(0)
+signal.signal(signal.SIGTERM, leave)
+print("ready", os.getpid(), flush=True)
+while True:
+    signal.pause()
+"""
 # Says ready and will not go.
 STUBBORN = """
 import os, signal

@@ -3,14 +3,14 @@
 import subprocess
 import sys
 
-from tests.unit.launcher.children import POLITE, STUBBORN, ends
+from tests.unit.launcher.children import PATIENT, STUBBORN, ends
 
 GUARD = [sys.executable, "-m", "launcher.guard", sys.executable, "-c"]
 
 
 def test_the_command_ends_when_standard_input_does() -> None:
     # STUBBORN ignores SIGTERM, so this also sees that the guard kills what does not go.
-    for program, expected_status in ((POLITE, 0), (STUBBORN, 128 + 9)):
+    for program, expected_status in ((PATIENT, 0), (STUBBORN, 128 + 9)):
         with subprocess.Popen([*GUARD, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as guard:
             assert guard.stdin is not None
             assert guard.stdout is not None
@@ -26,7 +26,7 @@ def test_the_exit_status_is_the_commands() -> None:
 
 
 def test_a_signal_to_the_guard_reaches_the_command() -> None:
-    with subprocess.Popen([*GUARD, POLITE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as guard:
+    with subprocess.Popen([*GUARD, PATIENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as guard:
         assert guard.stdout is not None
         guard.stdout.readline()
         guard.terminate()
