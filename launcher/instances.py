@@ -13,7 +13,8 @@ from launcher.processes import ProcessSpec
 from launcher.stages import DETOKENIZER, GATEWAY, TOKENIZER, WORKER, StageProgram
 from wire.settings import ENV_PREFIX, CommonSettings, as_environment
 
-READY_LINE = re.compile(r"\] [A-Za-z]+-[0-9a-f]+ is ready$")
+_READY_LINE = re.compile(r"\] [A-Za-z]+-[0-9a-f]+ is ready$")
+_COMPLETE_LINE = re.compile(r"\] The server is fired up and ready to roll!")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,11 @@ class Instance:
         # -P: a folder of the user's that is called `gateway` must not be taken for ours.
         command = (sys.executable, "-P", "-m", self.program.module)
         return ProcessSpec(self.name, command, environment, self.inherited_fds)
+
+    def is_ready_line(self, line: str) -> bool:
+        """Whether the process says with this line that it can work: a gateway, that it has found every other stage."""
+        pattern = _COMPLETE_LINE if self.program is GATEWAY else _READY_LINE
+        return pattern.search(line) is not None
 
 
 def without_our_variables(environ: Mapping[str, str]) -> dict[str, str]:

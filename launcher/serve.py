@@ -17,7 +17,7 @@ import uvloop
 from launcher.embedded_nats import NAME as NATS
 from launcher.embedded_nats import EmbeddedNats
 from launcher.gpus import visible_gpus
-from launcher.instances import READY_LINE, Instance, plan_tiers, without_our_variables
+from launcher.instances import Instance, plan_tiers, without_our_variables
 from launcher.keeper import GaveUpError, Keeper, kept
 from launcher.logs import Terminal, TerminalHandler, wants_colour
 from launcher.nats import NatsServerMissingError
@@ -132,7 +132,7 @@ class _Serving:
             instance.name,
             lambda: instance.spec(self._common, self._environ),
             self._show,
-            lambda line: READY_LINE.search(line) is not None,
+            instance.is_ready_line,
         )
 
     def _show(self, name: str, line: OutputLine) -> None:

@@ -80,3 +80,13 @@ def test_workers_that_share_a_gpu_share_its_memory() -> None:
 def test_the_visible_gpus_are_those_that_the_environment_names() -> None:
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": "2, GPU-abc"}) == ["2", "GPU-abc"]
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}) == []
+
+
+def test_a_gateway_is_ready_when_it_has_found_the_other_stages() -> None:
+    instances = planned(read_options([], {}))
+    says_ready = "[2026-11-23 08:54:51] gateway-807033bc is ready"
+    says_complete = "[2026-11-23 08:54:52] The server is fired up and ready to roll! http://127.0.0.1:30000"
+    assert instances["gateway-0"].is_ready_line(says_complete)
+    assert not instances["gateway-0"].is_ready_line(says_ready)
+    assert instances["worker-0"].is_ready_line(says_ready.replace("gateway", "worker"))
+    assert not instances["worker-0"].is_ready_line("[2026-11-23 08:54:51] the cache is ready")
