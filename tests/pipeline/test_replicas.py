@@ -190,7 +190,8 @@ def test_what_a_dead_gateway_asked_for_is_given_up(pair: System) -> None:
     gateway = pair.of(Stage.GATEWAY)[0]
     body = {"text": "Tell", "sampling_params": {"max_new_tokens": 3500, "ignore_eos": True}, "stream": True}
     with requests.post(f"{pair.url_of(gateway)}/generate", json=body, stream=True, timeout=60) as response:
-        assert next(response.iter_lines()).startswith(b"data: ")
+        lines = response.iter_lines()  # to be kept: the connection is closed with it
+        assert next(lines).startswith(b"data: ")
         gateway.process.popen.kill()
         gateway.process.wait()
         pair.at_rest()
