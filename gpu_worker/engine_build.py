@@ -73,7 +73,9 @@ def build_engine(model_path: Path, options: EngineOptions, clock_ns: Callable[[]
         max_prefill_tokens=options.chunked_prefill_size if options.chunked_prefill_size > 0 else num_kv_tokens,
         clock_ns=clock_ns,
     )
-    limits = AdmissionLimits(config.vocab_size, context_length, num_kv_tokens)
+    if num_kv_tokens < context_length:
+        logger.warning("The KV cache holds %d tokens: sequences end there, not at %d", num_kv_tokens, context_length)
+    limits = AdmissionLimits(config.vocab_size, min(context_length, num_kv_tokens), num_kv_tokens)
     return Engine(scheduler, ModelRunner(decoder, kv_layers), residency, limits, config.eos_ids)
 
 

@@ -84,7 +84,7 @@ class EngineHost:
         self,
         on_result: Callable[[StepResult], None],
         on_refused: Callable[[int, RequestRefusedError], None],
-    ) -> None:
+    ) -> LoadedModel:
         """Loads the model and starts the thread; both callbacks are called in the loop."""
         self._model = await asyncio.to_thread(self._load)
         loop = asyncio.get_running_loop()
@@ -108,6 +108,7 @@ class EngineHost:
             on_failure=lambda error: _call(loop, self._on_failure, error),
         )
         self._thread.start()
+        return self._model
 
     def check(self, request: GenerationRequest) -> None:
         """Raises `RequestRefusedError` for what the engine can never serve."""

@@ -83,7 +83,8 @@ class WorkerService:
     async def start(self) -> None:
         """Loads the model while the others already see this instance starting; then listens for jobs."""
         await self._presence.start()
-        await self._host.start(self._on_result, self._on_refused)
+        loaded = await self._host.start(self._on_result, self._on_refused)
+        self._metrics.watch(loaded.engine, loaded.page_size)
         self._node.members.on_lost.append(self._on_member_lost)
         self._node.data.on_connection_change(self._on_connection_change)
         model, instance_id = self._node.instance.model_key, self._node.instance.instance_id

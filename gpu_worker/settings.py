@@ -36,7 +36,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     disable_radix_cache: Annotated[bool, Meta(description="Do not reuse the KV cache of equal prefixes")] = False
     decode_log_interval: Annotated[int, Meta(ge=1, description="Decode steps per log line")] = 40
     step_timeout: Annotated[float, Meta(gt=0, description="Seconds after which a step counts as hung")] = 60.0
-    num_threads: Annotated[int, Meta(ge=1, description="CPU threads; torch's default if unset")] | None = None
+    num_threads: Annotated[int, Meta(ge=1, description="CPU threads; half the cores if unset")] | None = None
 
     @property
     def model_name(self) -> str:

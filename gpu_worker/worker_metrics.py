@@ -4,13 +4,14 @@ import logging
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from gpu_worker.engine_host import HostedEngine
 from gpu_worker.scheduling.batch import StepStats
 
 log = logging.getLogger(__name__)
 
 
 class WorkerMetrics:
-    """Counters of work done, gauges of the last step."""
+    """Counters of work done, and gauges of what is going on."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter("millrace_worker_requests", "Jobs accepted", registry=registry)
@@ -28,10 +29,26 @@ class WorkerMetrics:
         self.stalls = Counter(
             "millrace_worker_stalls", "Times a live detokenizer acknowledged nothing for too long", registry=registry
         )
-        self.running = Gauge("millrace_worker_running_sequences", "Sequences in the last step", registry=registry)
-        self.waiting = Gauge("millrace_worker_waiting_sequences", "Sequences in the queue", registry=registry)
-        self.used_tokens = Gauge("millrace_worker_kv_used_tokens", "KV slots that sequences hold", registry=registry)
-        self.kv_tokens = Gauge("millrace_worker_kv_tokens", "KV slots in all", registry=registry)
+        self._registry = registry
+
+    def watch(self, engine: HostedEngine, page_size: int) -> None:
+        """Shows the engine's state of the moment when somebody looks; to be called once, when it is loaded."""
+        for name, text, value in (
+            ("millrace_worker_running_sequences", "Sequences that run", lambda: len(engine.running())),
+            ("millrace_worker_waiting_sequences", "Sequences in the queue", lambda: len(engine.waiting())),
+            (
+                "millrace_worker_kv_used_tokens",
+                "KV slots that sequences hold",
+                lambda: engine.num_used_pages * page_size,
+            ),
+            (
+                "kv_cached_tokens",
+                "KV slots that only the prefix cache keeps",
+                lambda: engine.num_cached_pages * page_size,
+            ),
+            ("millrace_worker_kv_tokens", "KV slots in all", lambda: engine.num_pages * page_size),
+        ):
+            Gauge(name, text, registry=self._registry).set_function(value)
 
     def observe(self, stats: StepStats, num_output_tokens: int) -> None:
         """Takes one step in."""
@@ -42,10 +59,6 @@ class WorkerMetrics:
             self.cached_tokens.inc(stats.num_cached_tokens)
         if stats.num_preemptions:
             self.preemptions.inc(stats.num_preemptions)
-        self.running.set(stats.num_running)
-        self.waiting.set(stats.num_waiting)
-        self.used_tokens.set(stats.num_used_tokens)
-        self.kv_tokens.set(stats.num_kv_tokens)
 
     def note_failed_step(self, error: Exception) -> None:
         """Counts a step that raised; its requests are failed elsewhere."""

@@ -1,5 +1,8 @@
 """The memory of the KV cache: how many pages fit, and the tensors of each layer."""
 
+import math
+
+import numpy as np
 import torch
 
 from gpu_worker.models.config import ModelConfig
@@ -42,6 +45,14 @@ def allocate_kv(
     shape = (num_pages, page_size, config.num_kv_heads, config.head_dim)
 
     def zeros() -> torch.Tensor:
-        return torch.zeros(shape, device=device, dtype=dtype)
+        return (
+            _untouched_zeros(shape, dtype) if device.type == "cpu" else torch.zeros(shape, device=device, dtype=dtype)
+        )
 
     return [(zeros(), zeros()) for _ in range(config.num_layers)]
+
+
+def _untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Zeros that take memory only where they are written: `torch.zeros` would touch every page of it now."""
+    num_bytes = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(shape)
