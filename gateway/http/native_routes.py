@@ -32,8 +32,8 @@ async def generate(request: HttpRequest, gateway: NamedDependency[Gateway]) -> R
     return gateway.respond(request, answer.call, answer)
 
 
-@post("/abort_request", status_code=200, body=AbortRequest)
-async def abort_request(request: HttpRequest, gateway: NamedDependency[Gateway]) -> None:
+@post("/abort_request", status_code=200, media_type=MediaType.TEXT, body=AbortRequest)
+async def abort_request(request: HttpRequest, gateway: NamedDependency[Gateway]) -> str:
     """Ends requests whose id begins with `rid`, or all, with the finish reason `abort`."""
     body = decode_json(await gateway.read_body(request), AbortRequest)
     if body.abort_all:
@@ -42,6 +42,7 @@ async def abort_request(request: HttpRequest, gateway: NamedDependency[Gateway])
         await gateway.pipeline.abort(body.rid)
     else:
         raise bad_request("Either rid or abort_all should be provided.")
+    return ""
 
 
 @route("/flush_cache", http_method=["GET", "POST"], status_code=200, media_type=MediaType.TEXT)
