@@ -17,12 +17,14 @@ from gateway.settings import GatewaySettings
 from wire import subjects
 from wire.bus import Delivery
 from wire.codec import WIRE_LEVEL
+from wire.logs import STATE_LOG
 from wire.messages import Describe, Description, Heartbeat, Message, Stage
 from wire.node import Node
 from wire.presence import Member
 from wire.settings import CommonSettings, public_values
 
 log = logging.getLogger(__name__)
+state_log = logging.getLogger(STATE_LOG)
 
 
 class GatewayService:
@@ -101,4 +103,4 @@ class GatewayService:
     def _on_joined(self, _: Member) -> None:
         if not self.is_complete.is_set() and not self._pipeline.dispatcher.missing_stage():
             self.is_complete.set()
-            log.info("The server is fired up and ready to roll! %s", self.url)
+            state_log.info("The server is fired up and ready to roll! %s", self.url)

@@ -136,12 +136,14 @@ class Recovery:
             attempt.owed, attempt.owed_since = (num_output_tokens, now) if num_output_tokens > num_received else (0, 0)
 
     def _count_missing(self, sender_id: str, named: set[int]) -> None:
+        now = self._clock()
         for generation in self._in_flight:
             attempt = generation.attempt
             if attempt is None or attempt.holder_id != sender_id or attempt.accept_by or attempt.key in named:
                 continue
             attempt.num_missing += 1
-            if attempt.num_missing >= _MAX_MISSING:
+            # A worker that is done with a request forgets it while its last tokens are still on their way.
+            if attempt.num_missing >= _MAX_MISSING and now - generation.last_token_at > _BEHIND_S:
                 self.repair(generation, Cause.MISSING)
 
     def failed(self, message: Failed) -> None:

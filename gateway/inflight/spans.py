@@ -72,7 +72,7 @@ class AttemptSpans:
             "messaging.system": "nats",
             "messaging.operation.type": "send",
             "messaging.destination.name": attempt.tokenizer_id,
-            "messaging.message.conversation_id": generation.input.request_id,
+            "gen_ai.request.id": generation.input.request_id,
         }
         if sampling.max_new_tokens is not None:
             attributes["gen_ai.request.max_tokens"] = sampling.max_new_tokens

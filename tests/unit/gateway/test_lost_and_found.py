@@ -54,16 +54,17 @@ async def release(pipeline: ScriptedPipeline, job: TokenizeJob) -> None:
 
 
 async def forget(pipeline: ScriptedPipeline, job: TokenizeJob) -> None:
-    """The worker's next two reports do not name the request."""
-    for _ in range(2):
+    """The worker's next reports do not name the request."""
+    for _ in range(4):
         await pipeline.worker.report(job.gateway.instance_id, 0, RequestState.RUNNING, 0)
+        await asyncio.sleep(0.4)  # a worker reports about twice a second
 
 
 async def get_ahead(pipeline: ScriptedPipeline, job: TokenizeJob) -> None:
     """The worker has sampled more than ever arrives."""
     for _ in range(4):
         await pipeline.worker.report(job.gateway.instance_id, job.key, RequestState.RUNNING, 4)
-        await asyncio.sleep(0.4)  # a worker reports twice a second: this is the script's pace, and no wait of the test
+        await asyncio.sleep(0.4)  # a worker reports about twice a second
 
 
 async def fall_silent(_: ScriptedPipeline, __: TokenizeJob) -> None:

@@ -184,6 +184,18 @@ def test_missing_once_is_an_accident_and_twice_in_a_row_a_loss(rig: Rig) -> None
     assert rig.cause is Cause.MISSING
 
 
+def test_a_worker_that_is_done_may_forget_what_is_still_on_its_way(rig: Rig) -> None:
+    rig.run()
+    for _ in range(6):
+        rig.receive(1)
+        rig.wait(0.5)
+        rig.report(WORKER)
+    assert rig.cause is None
+    rig.wait(0.6)
+    rig.report(WORKER)
+    assert rig.cause is Cause.MISSING
+
+
 def test_another_holders_report_says_nothing_about_it(rig: Rig) -> None:
     rig.run()
     for _ in range(3):
