@@ -34,7 +34,7 @@ class HopSpans:
             tracestate=settings.tracestate,
             previous_hop=opened.previous_hop,
             kind=SpanKind.CONSUMER,
-            attributes={**self._attributes, "millrace.request_id": settings.request_id},
+            attributes={**self._attributes, "gen_ai.request.id": settings.request_id},
         )
 
     def on_over(self, attempt: Attempt, cause: str) -> None:

@@ -39,7 +39,7 @@ class TokenizeSpans:
             time.time_ns(),
             parent=headers.get(TRACEPARENT, ""),
             tracestate=headers.get(TRACESTATE, ""),
-            attributes={**self._attributes, "millrace.request.id": job.request_id, "millrace.attempt": job.attempt},
+            attributes={**self._attributes, "gen_ai.request.id": job.request_id, "millrace.attempt": job.attempt},
         )
 
 

@@ -14,9 +14,11 @@ import uvloop
 
 from wire import subjects
 from wire.checkpoint import CheckpointError
+from wire.logs import STATE_LOG
 from wire.messages import InstanceState, Peer, Stage
 
 log = logging.getLogger(__name__)
+state_log = logging.getLogger(STATE_LOG)
 
 
 @dataclass(slots=True, eq=False)
@@ -94,7 +96,7 @@ async def _is_started(service: Service, stop: asyncio.Event) -> bool:
 async def _enter(instance: Instance, service: Service, state: InstanceState) -> None:
     instance.state = state
     await service.announce()
-    log.info("%s is %s", instance.instance_id, state.value)
+    state_log.info("%s is %s", instance.instance_id, state.value)
 
 
 def _stop_on_signals(exit_on_stdin_eof: bool) -> asyncio.Event:

@@ -2,6 +2,9 @@
 
 import logging
 
+STATE_LOG = "millrace.state"
+"""The logger of the lines that supervisors wait for; they are written at every level."""
+
 
 def configure_logging(level: str) -> None:
     """Logs to standard error; `level` is debug, info, warning or error."""
@@ -11,4 +14,5 @@ def configure_logging(level: str) -> None:
         datefmt="%Y-%m-%d %H:%M:%S",
         force=True,
     )
+    logging.getLogger(STATE_LOG).setLevel(logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)

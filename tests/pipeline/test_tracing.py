@@ -102,6 +102,9 @@ def test_spans_tell_what_was_asked_and_what_it_cost(system: System, collector: C
     assert root["gen_ai.response.finish_reasons"] == ["stop"]
     assert (attempt["attempt"], attempt["cause"]) == (1, "new")
     assert attempt["gen_ai.request.temperature"] == 0
+    assert {spans[name].attributes["gen_ai.request.id"] for name in ("attempt", "tokenize", "queue", "detokenize")} == {
+        answer["id"]
+    }
     for name in SPANS[1:3]:
         assert spans[name].attributes["messaging.system"] == "nats"
         assert spans[name].attributes["messaging.destination.name"]

@@ -47,7 +47,7 @@ def test_all_choices_of_an_attempt_make_one_span() -> None:
         "messaging.operation.type": "process",
         "messaging.system": "nats",
         "millrace.cause": "finished",
-        "millrace.request_id": "r",
+        "gen_ai.request.id": "r",
     }
 
 

@@ -1,6 +1,7 @@
 """A bus that a test may have, on the broker of the whole run."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -15,6 +16,16 @@ ConnectBus = Callable[..., Awaitable[Bus]]
 async def connect(url: str, registry: CollectorRegistry | None = None) -> Bus:
     """A bus with counters of its own, unless a registry is given."""
     return await Bus.connect(BusOptions(url=url), "test", BusMetrics(registry or CollectorRegistry()))
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """For what configures logging: afterwards it is as before."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture

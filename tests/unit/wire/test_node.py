@@ -1,9 +1,7 @@
 """What every composition root builds: two connections, members, and a page of metrics."""
 
 import asyncio
-import logging
 import urllib.request
-from collections.abc import Iterator
 from socket import socket
 
 import pytest
@@ -13,14 +11,7 @@ from wire.messages import Abort, Heartbeat, Message, Stage
 from wire.node import Node
 from wire.settings import CommonSettings
 
-
-@pytest.fixture(autouse=True)
-def _restore_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
+pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 def free_port() -> int:
