@@ -4,11 +4,13 @@ The workers run in float64, where batch company changes nothing, so a disturbed 
 """
 
 import asyncio
+import itertools
 import signal
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import openai
 import pytest
 import requests
 
@@ -53,6 +55,7 @@ def bodies() -> list[dict[str, Any]]:
     return [
         {
             "text": f"{number}: {prompts[number % 4]}",
+            "return_logprob": number % 3 == 0,
             "sampling_params": {
                 "max_new_tokens": NUM_TOKENS,
                 "ignore_eos": True,
@@ -100,6 +103,11 @@ def started_streams(pair: System) -> list[Stream]:
     return streams
 
 
+def logprob_ids(output: dict[str, Any]) -> list[int]:
+    """The ids that have a logprob; none if none were asked for."""
+    return [token_id for _, token_id, _ in output["meta_info"].get("output_token_logprobs", ())]
+
+
 def num_repeated_attempts(pair: System) -> float:
     """Attempts that were made because one before had failed."""
     attempts = pair.metrics("millrace_gateway_attempts_total")
@@ -113,6 +121,7 @@ def assert_equal(streams: list[Stream], undisturbed: list[dict[str, Any]]) -> No
         assert result["text"] == expected["text"]
         assert result["meta_info"]["finish_reason"] == expected["meta_info"]["finish_reason"]
         assert result["meta_info"]["completion_tokens"] == NUM_TOKENS
+        assert logprob_ids(result) == logprob_ids(expected)
 
 
 def test_undisturbed_runs_are_equal(pair: System, undisturbed: list[dict[str, Any]]) -> None:
@@ -166,6 +175,36 @@ def test_a_drained_instance_leaves_with_status_zero_and_no_stream_notices(
     leaving.process.popen.terminate()
     assert leaving.process.wait() == 0, leaving.process.log
     assert_equal(streams, undisturbed)
+
+
+def test_all_choices_of_a_chat_outlive_the_death_of_their_worker(pair: System) -> None:
+    ask: Any = {
+        "model": "demo",
+        "messages": [{"role": "user", "content": "Tell me about 世界 and 😀."}],
+        "n": 3,
+        "seed": 5,
+        "temperature": 4.0,
+        "max_tokens": NUM_TOKENS,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "extra_body": {"ignore_eos": True},
+    }
+
+    def texts(chunks: Iterator[Any]) -> dict[int, str]:
+        shown = {0: "", 1: "", 2: ""}
+        for chunk in chunks:
+            for choice in chunk.choices:
+                shown[choice.index] += choice.delta.content or ""
+            if chunk.usage is not None and not chunk.choices:
+                assert chunk.usage.completion_tokens == 3 * NUM_TOKENS
+        return shown
+
+    with openai.Client(base_url=f"{pair.url}/v1", api_key="None", max_retries=0, timeout=120) as client:
+        expected = texts(client.chat.completions.create(**ask))
+        stream = client.chat.completions.create(**ask)
+        begun = list(itertools.islice(stream, 12))
+        busiest(pair, Stage.WORKER).process.popen.kill()
+        assert texts(itertools.chain(begun, stream)) == expected
 
 
 def test_requests_that_arrive_while_a_tokenizer_dies_are_served(

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import requests
@@ -26,6 +27,7 @@ def test_one_command_serves_survives_a_dead_worker_and_leaves_nothing() -> None:
         os.kill(pid_of(millrace, "gpu_worker"), signal.SIGKILL)
         millrace.wait_for_line(r"worker-0 was killed by SIGKILL, starting it again")
         millrace.wait_for_line(rf"\] (?!{first_id})worker-[0-9a-f]+ is ready")
+        wait_until_served(url)
         assert "Paris" in ask(url)
 
         below = descendants(millrace.popen.pid)
@@ -40,6 +42,16 @@ def test_one_command_serves_survives_a_dead_worker_and_leaves_nothing() -> None:
 def ask(url: str) -> str:
     response = requests.post(f"{url}/v1/chat/completions", json=QUESTION, timeout=60)
     return str(response.json()["choices"][0]["message"]["content"])
+
+
+def wait_until_served(url: str) -> None:
+    """Both gateways, of which each call may reach either, hear of a new worker a moment after its log line."""
+    deadline = time.monotonic() + 30
+    num_ready = 0
+    while num_ready < 10:
+        is_ready = requests.get(f"{url}/ready", timeout=60).status_code == 200
+        num_ready = num_ready + 1 if is_ready else 0
+        assert time.monotonic() < deadline
 
 
 def pid_of(millrace: LoggedProcess, module: str) -> int:
