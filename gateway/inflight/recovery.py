@@ -7,12 +7,12 @@ import math
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.errors import RequestError, from_code
 from gateway.inflight.generation import Attempt, Cause, Clock, Generation
 from gateway.inflight.in_flight import InFlight
+from gateway.inflight.outbox import Outbox
 from wire.columns import unpack_u8, unpack_u32, unpack_u64
 from wire.messages import Dispatched, ErrorCode, Failed, InstanceState, Progress, Released, RequestState, Stage
 from wire.presence import Member, MemberTable
@@ -45,24 +45,6 @@ class RecoveryCounters(Protocol):
 
     def count_unknown_keys(self, keys: int) -> None:
         """Keys that a holder reported and nobody here waits for."""
-
-
-@dataclass(slots=True)
-class Outbox:
-    """What the sending side has to do next: aborts per holder (an empty id means everybody), and due generations."""
-
-    aborts: list[tuple[str, int]] = field(default_factory=list)
-    due: list[Generation] = field(default_factory=list)
-
-    def take_aborts(self) -> list[tuple[str, int]]:
-        """Empties that part of the box."""
-        aborts, self.aborts = self.aborts, []
-        return aborts
-
-    def take_due(self) -> list[Generation]:
-        """Empties that part of the box."""
-        due, self.due = self.due, []
-        return due
 
 
 class Recovery:
