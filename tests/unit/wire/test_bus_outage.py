@@ -5,6 +5,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -12,8 +13,9 @@ from tests.unit.wire.broker import Broker
 from tests.unit.wire.conftest import connect
 from tests.unit.wire.samples import GATEWAY
 from tests.unit.wire.test_bus import Inbox, counted
-from wire.bus import Bus, NoReplyError
+from wire.bus import Bus, BusOptions, NoReplyError
 from wire.messages import Abort, Describe
+from wire.metrics import BusMetrics
 
 
 @pytest.fixture
@@ -112,3 +114,21 @@ async def test_closing_while_the_broker_is_away_ends_the_attempts(broker: Broker
     await connection.becomes(connected=False)
     async with asyncio.timeout(10):
         await bus.close()
+
+
+@pytest.fixture
+def guarded_broker(tmp_path: Path) -> Iterator[Broker]:
+    server = Broker(tmp_path, 'authorization { user: "miller", password: "sesame" }\n')
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_a_refused_password_is_told_as_the_cause(guarded_broker: Broker) -> None:
+    options = BusOptions(url=guarded_broker.url, user="miller", password="wrong", connect_timeout_s=0.5)
+    with pytest.raises(ConnectionError, match=r"(?i)authorization"):
+        await Bus.connect(options, "test", BusMetrics(CollectorRegistry()))
+    right = msgspec.structs.replace(options, password="sesame")
+    bus = await Bus.connect(right, "test", BusMetrics(CollectorRegistry()))
+    assert bus.is_connected
+    await bus.close()
