@@ -57,6 +57,9 @@ def build_engine(model_path: Path, options: EngineOptions, clock_ns: Callable[[]
     dtype = _resolve_dtype(options.dtype, model_path, device)
     if device.type == "cpu":
         torch.set_num_threads(options.num_threads or max(1, (os.cpu_count() or 2) // 2))
+    else:
+        # cuDNN's attention plans anew for every context length, 11 ms a layer: every decode step has a new one.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     context_length = options.context_length or config.context_length
     decoder = load_decoder(model_path, config, device, dtype, context_length)
     num_pages = _num_pages(config, options, context_length, device, dtype)
