@@ -116,7 +116,7 @@ def test_n_choices_of_the_openai_client_streamed_and_not(client: openai.Client) 
 
 
 def test_a_streamed_batch_names_the_prompt_of_every_event(system: System) -> None:
-    body = {"text": list(PROMPTS[:2]), "sampling_params": GREEDY | {"ignore_eos": True}, "stream": True}
+    body: dict[str, Any] = {"text": list(PROMPTS[:2]), "sampling_params": GREEDY | {"ignore_eos": True}, "stream": True}
     with requests.post(f"{system.url}/generate", json=body, stream=True, timeout=120) as response:
         lines = [line.decode().removeprefix("data: ") for line in response.iter_lines() if line]
     last = {event["index"]: event for event in map(json.loads, lines[:-1])}

@@ -3,6 +3,7 @@
 import itertools
 import json
 import subprocess
+from typing import Any
 
 import openai
 import requests
@@ -11,7 +12,7 @@ from tests.pipeline.streams import events_of
 from tests.pipeline.system import System
 
 QUESTION = "What is the capital of France?"
-CHAT = {"model": "demo", "messages": [{"role": "user", "content": QUESTION}]}
+CHAT: dict[str, Any] = {"model": "demo", "messages": [{"role": "user", "content": QUESTION}]}
 
 
 def test_chat_by_curl(system: System) -> None:
@@ -71,14 +72,17 @@ def test_streamed_chat_by_the_openai_client(client: openai.Client) -> None:
 
 
 def test_generate_by_requests(system: System) -> None:
-    body = {"text": "The capital of France is", "sampling_params": {"temperature": 0, "max_new_tokens": 32}}
+    body: dict[str, Any] = {
+        "text": "The capital of France is",
+        "sampling_params": {"temperature": 0, "max_new_tokens": 32},
+    }
     answer = requests.post(f"{system.url}/generate", json=body, timeout=120).json()
     assert "Paris" in answer["text"]
     assert answer["meta_info"]["completion_tokens"] == len(answer["output_ids"])
 
 
 def test_streamed_generate_is_cumulative_and_ends_with_done(system: System) -> None:
-    body = {
+    body: dict[str, Any] = {
         "text": "The capital of France is",
         "sampling_params": {"temperature": 0, "max_new_tokens": 32, "ignore_eos": True},
     }

@@ -227,7 +227,11 @@ def test_a_drained_gateway_finishes_its_streams_and_takes_no_more(
 
 def test_what_a_dead_gateway_asked_for_is_given_up(pair: System) -> None:
     gateway = pair.of(Stage.GATEWAY)[0]
-    body = {"text": "Tell", "sampling_params": {"max_new_tokens": 3500, "ignore_eos": True}, "stream": True}
+    body: dict[str, Any] = {
+        "text": "Tell",
+        "sampling_params": {"max_new_tokens": 3500, "ignore_eos": True},
+        "stream": True,
+    }
     with requests.post(f"{pair.url_of(gateway)}/generate", json=body, stream=True, timeout=60) as response:
         lines = response.iter_lines()  # to be kept: the connection is closed with it
         assert next(lines).startswith(b"data: ")

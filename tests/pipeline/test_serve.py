@@ -4,13 +4,17 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import requests
 
 from tests.pipeline.process import LoggedProcess, environment, python_module
 from tests.unit.launcher.children import ends
 
-QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
+QUESTION: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+    "temperature": 0,
+}
 FLAGS = ["--port", "0", "--device", "cpu", "--max-total-tokens", "8192", "--num-threads", "1"]
 
 

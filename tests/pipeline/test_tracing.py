@@ -25,7 +25,7 @@ OTLP_SERVER, OTLP_CONSUMER = 2, 5
 
 
 def chat(system: System, headers: dict[str, str], **fields: Any) -> dict[str, Any]:
-    body = {
+    body: dict[str, Any] = {
         "model": "demo",
         "messages": [{"role": "user", "content": "What is the capital of France?"}],
         "temperature": 0,
