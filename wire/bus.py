@@ -225,7 +225,8 @@ class Bus:
             self._reopening.cancel()
         with suppress(NatsTimeoutError):  # a broker that hangs must not keep us from leaving
             await self.flush()
-        await self._client.close()
+        with suppress(NatsError, OSError):  # raised when it writes what is pending to a broker that has just died
+            await self._client.close()
 
     def _check_size(self, payload: bytes, headers: dict[str, str] | None) -> None:
         """The broker counts headers too, and closes the connection of who exceeds its limit."""

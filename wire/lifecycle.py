@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from wire.messages import InstanceState, Peer, Stage
 
 log = logging.getLogger(__name__)
 state_log = logging.getLogger(STATE_LOG)
+
+_LEAVE_S = 5.0
 
 
 @dataclass(slots=True, eq=False)
@@ -127,10 +130,22 @@ def _stop_at_eof(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> Callab
     return on_readable
 
 
+async def _to_the_end(main: Coroutine[Any, Any, None]) -> None:
+    """Whatever is left after `main`, such as a task of a library that swallows its cancellation, has seconds to end."""
+    status = 1
+    try:
+        await main
+        status = 0
+    finally:
+        watchdog = threading.Timer(_LEAVE_S, os._exit, (status,))
+        watchdog.daemon = True
+        watchdog.start()
+
+
 def run(main: Coroutine[Any, Any, None]) -> None:
     """Runs a stage's main coroutine on uvloop; no broker or no model is one line and exit status 1."""
     try:
-        uvloop.run(main)
+        uvloop.run(_to_the_end(main))
     except (ConnectionError, CheckpointError) as error:
         log.error("%s", error)  # the message says it all
         sys.exit(1)

@@ -54,6 +54,8 @@ class Node:
 
     async def close(self) -> None:
         """Closes both connections and exports the last spans."""
-        await self.data.close()
-        await self.control.close()
-        self.tracing.shutdown()
+        try:
+            await self.data.close()
+        finally:
+            await self.control.close()
+            self.tracing.shutdown()

@@ -133,6 +133,23 @@ def test_no_broker_or_no_model_is_one_line_and_no_traceback(error: str) -> None:
         assert errors.splitlines() == [error.split("'")[1]]
 
 
+STUBBORN_TASK = """self.task = asyncio.create_task(self.never_cancelled())
+    async def never_cancelled(self):
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                pass"""
+
+
+def test_a_task_that_cannot_be_cancelled_does_not_keep_the_process() -> None:
+    with running(start=STUBBORN_TASK) as service:
+        service.reaches("start", "ready")
+        service.process.send_signal(signal.SIGTERM)
+        service.reaches("draining", "drain", "leaving", "close")
+        assert service.ends() == (0, "")
+
+
 def test_an_instance_knows_who_it_is() -> None:
     instance = Instance(Stage.WORKER, "Qwen/Qwen2.5-0.5B-Instruct")
     assert instance.state is InstanceState.STARTING
