@@ -37,6 +37,11 @@ class DetokenizerChannel:
         """Whether rows are waiting."""
         return bool(self._pending)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is waiting and everything sent has been acknowledged."""
+        return not self._pending and not self._unacked
+
     def add(self, row: TokenRow) -> None:
         """Takes a row in; it joins the stream's row that is still waiting, if there is one."""
         waiting = self._pending.get(row.stream_id)

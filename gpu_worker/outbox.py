@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 
 from gpu_worker import progress
 from gpu_worker.held_requests import HeldRequest, HeldRequests
@@ -23,6 +24,7 @@ class Outbox:
         self._held = held
         self._router = router
         self._has_rows = asyncio.Event()
+        self._has_changed = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
 
     @property
@@ -32,6 +34,7 @@ class Outbox:
     def rows_are_due(self) -> None:
         """Wakes the sender: there are rows, or room for them."""
         self._has_rows.set()
+        self._has_changed.set()
 
     async def send_rows_forever(self) -> None:
         """Sends rows as they come."""
@@ -48,6 +51,17 @@ class Outbox:
             for message in channel.take_messages():
                 if not await self._node.data.publish_encoded(subject, message):
                     channel.forget_unacked()
+
+    async def until_settled(self, timeout_s: float) -> None:
+        """Returns when the detokenizers have processed every row, or have been silent for too long.
+
+        A worker that left before would seem to have lost the last rows, and they would be made again elsewhere.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self._router.is_settled:
+                    self._has_changed.clear()
+                    await self._has_changed.wait()
 
     async def send_receipt(self, request: HeldRequest, queue_position: int) -> None:
         """Tells the gateway that its job has arrived."""

@@ -33,6 +33,11 @@ class ResultRouter:
             found = self.channels[detokenizer.instance_id] = DetokenizerChannel(self._worker)
         return found
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the detokenizers have processed everything."""
+        return all(channel.is_settled for channel in self.channels.values())
+
     def route(self, result: StepResult) -> list[BrokenRequest]:
         """Hands every row to its channel; returns the requests that broke, which are then no longer held."""
         broken: list[BrokenRequest] = []

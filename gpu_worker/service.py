@@ -111,6 +111,7 @@ class WorkerService:
         except TimeoutError:
             await self._release_all()
         await self._outbox.send_rows()
+        await self._outbox.until_settled(self._limits.stall_timeout_s)
         await self._node.data.flush()
 
     async def close(self) -> None:
@@ -179,6 +180,7 @@ class WorkerService:
         peer, stage = member.heartbeat.peer, member.heartbeat.stage
         if stage is Stage.DETOKENIZER:
             self._router.channels.pop(peer.instance_id, None)
+            self._outbox.rows_are_due()
         elif stage is Stage.GATEWAY and (keys := self._held.of_gateway(peer)):
             log.warning("%s is gone (%s): aborting its %d requests", peer.instance_id, cause, len(keys))
             for key in keys:

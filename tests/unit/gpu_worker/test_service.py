@@ -175,8 +175,20 @@ async def test_a_drain_finishes_what_is_held_and_hands_new_jobs_back(nats_url: s
         assert list(unpack_u64(released.keys)) == [22]
         assert not draining.done()
         engine.gate.release(2)
-        await draining
         await worker.detokenizer.until(lambda messages: num_finished(messages) == 1)
+        await worker.send_control(BatchAck(DETOKENIZER, worker.peer, 2))
+        await draining
+
+
+async def test_a_drain_ends_when_the_last_tokens_have_arrived(nats_url: str) -> None:
+    async with running_worker(nats_url, fast_engine()) as worker:
+        await worker.send_job(job(25, max_new_tokens=1))
+        await worker.detokenizer.until(lambda messages: num_finished(messages) == 1)
+        draining = asyncio.create_task(worker.service.drain())
+        done, _ = await asyncio.wait({draining}, timeout=0.2)
+        assert not done, "the gateway would ask another worker for what is still on its way"
+        await worker.send_control(BatchAck(DETOKENIZER, worker.peer, 1))
+        await draining
 
 
 async def test_a_drain_that_takes_too_long_hands_its_requests_back(nats_url: str) -> None:
