@@ -1,9 +1,7 @@
 # Everything a contributor types. The first target of each kind makes .venv with pip; nothing else is needed.
 #   make serve ARGS="--workers 2"      PYTHON=python3.12 make test      make test ARGS=tests/unit/wire
-# Without a GPU, torch's CPU wheels are a fraction of the size:
-#   make serve PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# Without a GPU, torch's CPU wheels are a fraction of the size: set PIP_EXTRA_INDEX_URL to PyTorch's index of them.
 PYTHON ?= python3
-PIP_FLAGS ?=
 ARGS ?=
 
 BIN := .venv/bin
@@ -27,7 +25,7 @@ $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Millrace needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[dev]'
+	$(BIN)/python -m pip install --editable '.[dev]'
 	@touch $@
 
 serve: $(INSTALLED)
