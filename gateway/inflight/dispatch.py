@@ -44,7 +44,7 @@ class Dispatcher:
         """
         missing = self.missing_stage()
         tokenizer = choose(_unsuspected(self.ready(Stage.TOKENIZER), generation.suspects))
-        detokenizer = choose(self._preferred_detokenizers())
+        detokenizer = choose(self._preferred_detokenizers(generation.suspects))
         if missing or tokenizer is None or detokenizer is None:
             self._recovery.park(generation, missing or Stage.TOKENIZER)
             return
@@ -93,14 +93,14 @@ class Dispatcher:
         suspects = workers & generation.suspects
         return tuple(sorted(suspects)) if suspects != workers else ()
 
-    def _preferred_detokenizers(self) -> list[Member]:
+    def _preferred_detokenizers(self, suspects: set[str]) -> list[Member]:
         """Few per gateway, so that batches do not fragment: the highest by rendezvous hashing (Thaler, 1996)."""
         own_id = self._node.instance.instance_id
 
         def weight(member: Member) -> bytes:
             return hashlib.blake2s(f"{own_id}/{member.instance_id}".encode(), digest_size=8).digest()
 
-        return sorted(self.ready(Stage.DETOKENIZER), key=weight)[:_NUM_PREFERRED_DETOKENIZERS]
+        return sorted(_unsuspected(self.ready(Stage.DETOKENIZER), suspects), key=weight)[:_NUM_PREFERRED_DETOKENIZERS]
 
 
 def _unsuspected(members: list[Member], suspects: set[str]) -> list[Member]:

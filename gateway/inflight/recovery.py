@@ -13,13 +13,13 @@ from gateway.errors import RequestError, from_code
 from gateway.inflight.generation import Attempt, Cause, Clock, Generation
 from gateway.inflight.in_flight import InFlight
 from gateway.inflight.outbox import Outbox
+from gateway.inflight.receipts import ACCEPTANCE_S, Receipts
 from wire.columns import unpack_u8, unpack_u32, unpack_u64
 from wire.messages import Dispatched, ErrorCode, Failed, InstanceState, Progress, Released, RequestState, Stage
 from wire.presence import Member, MemberTable
 
 TICK_S = 0.1
 _LATE_TICK_S = 0.5
-_ACCEPTANCE_S = 1.0
 _BEHIND_S = 1.0
 _SILENCE_S = 2.0
 _MAX_MISSING = 2
@@ -61,6 +61,7 @@ class Recovery:
         clock: Clock = time.monotonic,
     ) -> None:
         self.outbox = Outbox()
+        self._receipts = Receipts()
         self._in_flight = in_flight
         self._members = members
         self._counters = counters
@@ -72,7 +73,7 @@ class Recovery:
 
     def acceptance_deadline(self) -> float:
         """Until when a holder that was given a request now must say that it has it."""
-        return self._clock() + _ACCEPTANCE_S
+        return self._clock() + ACCEPTANCE_S
 
     def dispatched(self, message: Dispatched) -> None:
         """The tokenizer passed the request on: what a resume needs is known, and the worker must answer next."""
@@ -98,7 +99,9 @@ class Recovery:
             elif state != RequestState.FINISHED:
                 self._counters.count_unknown_keys(1)
                 self.outbox.aborts.append((sender_id, key))
-        if not message.is_receipt:
+        if message.is_receipt:
+            self._receipts.note(sender_id, self._clock())
+        else:
             self._count_missing(sender_id, named)
 
     def _hear(
@@ -108,6 +111,8 @@ class Recovery:
         if sender_id != attempt.holder_id:
             return
         now = self._clock()
+        if attempt.accept_by is not None:
+            self._receipts.note_deadline(sender_id, attempt.accept_by)
         attempt.accept_by, attempt.heard_at, attempt.num_missing = None, now, 0
         if sender_id != attempt.worker_id:
             return
@@ -135,6 +140,8 @@ class Recovery:
             return
         if not message.is_retryable:
             self._fail(generation, from_code(message.code, message.message))
+        elif generation.attempt and message.sender.instance_id == generation.attempt.detokenizer_id:
+            self.repair(generation, Cause.GAP)
         elif message.code is ErrorCode.INTERNAL:
             self.repair(generation, Cause.FAILED, suspect_id=message.sender.instance_id)
         else:
@@ -148,14 +155,16 @@ class Recovery:
 
     def unreachable(self, key: int) -> None:
         """Nobody listens where the job was sent."""
-        if generation := self._in_flight.by_key.get(key):
-            self.repair(generation, Cause.UNREACHABLE)
+        generation = self._in_flight.by_key.get(key)
+        if generation is not None and generation.attempt is not None:
+            self.repair(generation, Cause.UNREACHABLE, suspect_id=generation.attempt.tokenizer_id)
 
     def lost(self, member: Member) -> None:
         """An instance is gone: whatever it was needed for is tried again."""
         stage = member.heartbeat.stage
         if stage is Stage.GATEWAY:
             return
+        self._receipts.forget(member.instance_id)
         has_left = member.heartbeat.state is InstanceState.DRAINING
         cause = Cause.RELEASED if has_left else _LOST[stage]
         for generation in self._in_flight:
@@ -179,8 +188,7 @@ class Recovery:
         now = self._clock()
         for generation in self._in_flight:
             if attempt := generation.attempt:
-                attempt.heard_at, attempt.num_missing = now, 0
-                attempt.owed_since = now
+                attempt.heard_at, attempt.owed_since, attempt.num_missing = now, now, 0
                 attempt.accept_by = attempt.accept_by and self.acceptance_deadline()
 
     def tick(self) -> None:
@@ -193,13 +201,13 @@ class Recovery:
         for generation in self._in_flight:
             if generation.attempt is not None:
                 if cause := self._overdue(generation, generation.attempt, now):
-                    self.repair(generation, cause, suspect_id=generation.attempt.holder_id)
+                    self.repair(generation, cause, suspect_id=_suspect(generation.attempt, cause))
             elif now >= generation.resume_at:
                 self._resume(generation)
 
     def _overdue(self, generation: Generation, attempt: Attempt, now: float) -> Cause | None:
         if attempt.accept_by is not None:
-            return Cause.NOT_ACCEPTED if now > attempt.accept_by else None
+            return Cause.NOT_ACCEPTED if self._receipts.is_lost(attempt.holder_id, attempt.accept_by, now) else None
         # Tokens that keep coming, however late under load, are a sign of life, and a repair would only delay them.
         if now - max(attempt.heard_at, generation.last_token_at) > _SILENCE_S:
             return Cause.SILENT
@@ -261,6 +269,11 @@ def _needed(attempt: Attempt, stage: Stage) -> tuple[str, ...]:
     if stage is Stage.DETOKENIZER:
         return (attempt.detokenizer_id,)
     return () if attempt.worker_id else (attempt.tokenizer_id,)
+
+
+def _suspect(attempt: Attempt, cause: Cause) -> str:
+    """Who is to be avoided next: the holder, unless it has told of tokens that then did not come."""
+    return attempt.detokenizer_id if cause is Cause.BEHIND else attempt.holder_id
 
 
 def _has_stopped_early(generation: Generation) -> bool:

@@ -130,6 +130,25 @@ def test_a_job_must_be_accepted_within_a_second(rig: Rig) -> None:
     assert rig.recovery.outbox.take_due() == [rig.generation]
 
 
+def test_a_holder_that_works_through_a_long_queue_is_slow_and_not_deaf(rig: Rig) -> None:
+    for key in range(100, 130):
+        rig.report(TOKENIZER, key, is_receipt=True)
+        rig.wait(0.5)
+
+    assert rig.cause is None
+
+
+def test_a_job_that_is_skipped_is_lost_however_many_others_are_accepted(rig: Rig) -> None:
+    rig.report(TOKENIZER, 99, is_receipt=True)
+    rig.wait(0.8)
+    later = generation_of(rig.in_flight)
+    attempt_of(rig.in_flight, later, 2, accept_by=rig.recovery.acceptance_deadline(), heard_at=rig.clock.now)
+    rig.report(TOKENIZER, 2, is_receipt=True)
+    assert rig.cause is None
+    rig.wait(0.3)
+    assert rig.cause is Cause.NOT_ACCEPTED
+
+
 def test_after_dispatch_the_worker_has_a_second_of_its_own(rig: Rig) -> None:
     rig.report(TOKENIZER, 1, is_receipt=True)
     rig.wait(1.5)
@@ -213,6 +232,7 @@ def test_staying_behind_for_a_second_is_a_loss(rig: Rig) -> None:
     assert rig.cause is None
     rig.wait(0.3)
     assert rig.cause is Cause.BEHIND
+    assert rig.generation.suspects == {DETOKENIZER.instance_id}
 
 
 def test_always_being_a_little_behind_is_normal(rig: Rig) -> None:
@@ -295,6 +315,16 @@ def test_nobody_listening_is_noticed_at_once(rig: Rig) -> None:
     rig.recovery.unreachable(1)
 
     assert rig.cause is Cause.UNREACHABLE
+    assert rig.generation.suspects == {TOKENIZER.instance_id}
+
+
+def test_tokens_that_a_detokenizer_misses_are_a_gap_and_no_crash(rig: Rig) -> None:
+    rig.run()
+    failed = Failed(key=1, sender=DETOKENIZER, code=ErrorCode.INTERNAL, message="lost", is_retryable=True, choice=0)
+    rig.recovery.failed(failed)
+
+    assert rig.cause is Cause.GAP
+    assert rig.generation.num_crashes == 0
 
 
 def test_the_old_attempt_is_aborted_where_it_may_still_run(rig: Rig) -> None:
