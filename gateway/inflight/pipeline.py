@@ -51,7 +51,8 @@ class Pipeline:
         for generation in call.generations:
             self.in_flight.admit(generation)
         for generation in call.generations:
-            await self._send(generation)
+            if not generation.is_done:  # sending may wait for the connection, and an operator abort it meanwhile
+                await self._send(generation)
 
     async def abandon(self, call: Call) -> None:
         """The client is gone: every stage stops working on its generations."""
@@ -122,6 +123,8 @@ class Pipeline:
             await self._has_outgoing.wait()
             self._has_outgoing.clear()
             await self._send_aborts()
+            if not self._node.data.is_connected:
+                continue  # a job would be discarded; `_watch` tries again
             for generation in self.recovery.outbox.take_due():
                 if not generation.is_done and generation.attempt is None:
                     await self._send(generation)
@@ -137,9 +140,12 @@ class Pipeline:
             self._metrics.count_attempt(generation.attempt.cause)
 
     async def _send_aborts(self) -> None:
+        if not self._node.control.is_connected:  # a stage that missed one would hold its stream for ever
+            return  # `_watch` tries again
         for holder_id, key in self.recovery.outbox.take_aborts():
             abort = Abort(self._node.instance.peer, key)
-            await self._node.control.publish(self._control_subject(holder_id), abort)
+            if not await self._node.control.publish(self._control_subject(holder_id), abort):
+                self.recovery.outbox.aborts.append((holder_id, key))
 
     def _control_subject(self, holder_id: str) -> str:
         model_key = self._node.instance.model_key
