@@ -23,7 +23,7 @@ async def _serve(common: CommonSettings, settings: WorkerSettings) -> None:
     log.info("server_args=%s", shown)
     metrics = WorkerMetrics(node.registry)
     host = EngineHost(functools.partial(load_model, settings), metrics.note_failed_step)
-    limits = WorkerLimits(common.drain_timeout, common.heartbeat_timeout)
+    limits = WorkerLimits(common.drain_timeout, common.heartbeat_timeout, settings.step_timeout)
     service = WorkerService(node, host, metrics, limits, StepLog(settings.decode_log_interval), shown)
     await serve(node.instance, service, exit_on_stdin_eof=common.exit_on_stdin_eof)
 

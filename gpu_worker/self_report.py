@@ -12,7 +12,7 @@ from wire.lifecycle import Instance
 from wire.messages import Heartbeat
 
 
-def heartbeat(instance: Instance, host: EngineHost, held: HeldRequests) -> Heartbeat:
+def heartbeat(instance: Instance, host: EngineHost, held: HeldRequests, step_timeout_s: float) -> Heartbeat:
     """State and load; without a model yet, only the state."""
     bare = Heartbeat(
         stage=instance.stage,
@@ -37,6 +37,7 @@ def heartbeat(instance: Instance, host: EngineHost, held: HeldRequests) -> Heart
         step=host.step,
         step_age_s=host.step_age_s,
         num_states=len(held),
+        step_timeout_s=step_timeout_s,
     )
 
 

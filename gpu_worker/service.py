@@ -46,10 +46,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WorkerLimits:
-    """How long a drain may take, and when a live detokenizer's silence means that batches are lost; in seconds."""
+    """How long a drain may take, when a live detokenizer's silence means that batches are lost, and when a step counts
+    as hung; in seconds."""
 
     drain_timeout_s: float
     stall_timeout_s: float
+    step_timeout_s: float = 60.0
 
 
 class WorkerService:
@@ -261,7 +263,7 @@ class WorkerService:
         return subjects.data(self._node.instance.model_key, Stage.WORKER, self._node.instance.instance_id)
 
     def _heartbeat(self) -> Heartbeat:
-        return self_report.heartbeat(self._node.instance, self._host, self._held)
+        return self_report.heartbeat(self._node.instance, self._host, self._held, self._limits.step_timeout_s)
 
 
 def _given_sequences(job: GenerateJob) -> tuple[NewSequence, ...]:

@@ -10,14 +10,15 @@ from wire.presence import Member, MemberTable, choose
 def choose_worker(
     members: MemberTable, served_model_name: str, *, excluded: Collection[str] = (), fingerprint: str = ""
 ) -> Member:
-    """A ready worker that is not excluded and, if a fingerprint is given, serves that very model.
+    """A ready worker that is not excluded and, if a fingerprint is given, serves that very model; none that hangs in a
+    step, while there are others.
 
     Raises a retryable `RequestError` that says what there was.
     """
     ready = members.ready(Stage.WORKER, served_model_name)
     allowed = [worker for worker in ready if worker.instance_id not in excluded]
     matching = [worker for worker in allowed if fingerprint in ("", worker.heartbeat.model_fingerprint)]
-    worker = choose(matching)
+    worker = choose([worker for worker in matching if not worker.is_hung] or matching)
     if worker is None:
         raise _unavailable(served_model_name, len(ready), len(allowed), fingerprint)
     return worker

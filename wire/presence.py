@@ -44,6 +44,11 @@ class Member:
         """Takes new work."""
         return self.heartbeat.state is InstanceState.READY
 
+    @property
+    def is_hung(self) -> bool:
+        """Alive, but its engine has been in one step for longer than it says a step can take."""
+        return self.heartbeat.step_age_s > self.heartbeat.step_timeout_s
+
 
 class MemberTable:
     """The live instances of every stage. Knows no bus: it is fed heartbeats and the time."""

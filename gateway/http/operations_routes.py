@@ -13,7 +13,6 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from gateway.errors import RequestError
 from gateway.http.context import Gateway, HttpRequest
-from gateway.inflight.recovery import STEP_TIMEOUT_S
 from gateway.intake.generate import take_generate
 from gateway.schemas.native import GenerateRequest
 from wire.messages import Stage
@@ -30,9 +29,10 @@ async def root() -> str:
 async def health(gateway: NamedDependency[Gateway]) -> str:
     """200 while every stage has a ready instance and some worker's step is not hung; runs nothing."""
     gateway.admission.check_ready()
-    ages = [member.heartbeat.step_age_s for member in gateway.asking.instances(Stage.WORKER)]
-    if min(ages) > STEP_TIMEOUT_S:
-        message = f"Every worker hangs in a step: for {min(ages):.0f} s, the limit is {STEP_TIMEOUT_S:g} s."
+    workers = gateway.asking.instances(Stage.WORKER)
+    if all(worker.is_hung for worker in workers):
+        beat = min((worker.heartbeat for worker in workers), key=lambda beat: beat.step_age_s)
+        message = f"Every worker hangs in a step: for {beat.step_age_s:.0f} s, the limit is {beat.step_timeout_s:g} s."
         raise RequestError(503, message, code="unavailable")
     return ""
 

@@ -27,7 +27,6 @@ _MAX_CRASHES = 3
 _MAX_REPAIRS = 30
 _FIRST_BACKOFF_S = 0.05
 _LONGEST_BACKOFF_S = 2.0
-STEP_TIMEOUT_S = 60.0
 
 _LOST = {
     Stage.TOKENIZER: Cause.TOKENIZER_LOST,
@@ -215,7 +214,7 @@ class Recovery:
         if is_behind and now - max(attempt.owed_since, generation.last_token_at) > _BEHIND_S:
             return Cause.BEHIND
         worker = self._members.get(attempt.worker_id) if attempt.worker_id else None
-        if worker is not None and worker.heartbeat.step_age_s > STEP_TIMEOUT_S:
+        if worker is not None and worker.is_hung:
             return Cause.WORKER_HUNG
         return None
 

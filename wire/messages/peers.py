@@ -34,7 +34,7 @@ class Heartbeat(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaul
     """Every 500 ms and on every change of state, from every instance to all.
 
     `backlog_s` is the instance's own estimate of how long new work waits for it, in seconds. `step_age_s` is the
-    age of the engine step in progress; 0 when the engine is idle.
+    age of the engine step in progress; 0 when the engine is idle. Above `step_timeout_s` it counts as hung.
     """
 
     stage: Stage
@@ -54,6 +54,7 @@ class Heartbeat(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaul
     step_age_s: float = 0.0
     num_states: int = 0
     counters: dict[str, int] = {}
+    step_timeout_s: float = 60.0
 
 
 class PresenceProbe(msgspec.Struct, frozen=True, tag=True):

@@ -311,6 +311,14 @@ def test_a_hung_step_is_a_loss(rig: Rig) -> None:
     assert WORKER.instance_id in rig.generation.suspects
 
 
+def test_a_worker_says_itself_how_long_its_steps_may_take(rig: Rig) -> None:
+    rig.run()
+    rig.beat(Stage.WORKER, step_age_s=61.0, step_timeout_s=300.0)
+    rig.wait(TICK_S)
+
+    assert rig.cause is None
+
+
 def test_nobody_listening_is_noticed_at_once(rig: Rig) -> None:
     rig.recovery.unreachable(1)
 

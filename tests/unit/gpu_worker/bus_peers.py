@@ -101,7 +101,9 @@ async def running_worker(
     loaded = LoadedModel(engine, "fingerprint", 1024, 16, {"model_path": "synthetic"})
     host = EngineHost(lambda: loaded, lambda error: None)
     metrics = WorkerMetrics(node.registry)
-    service = WorkerService(node, host, metrics, WorkerLimits(drain_timeout_s, 60.0), StepLog(), {"page_size": 16})
+    service = WorkerService(
+        node, host, metrics, WorkerLimits(drain_timeout_s, 60.0, 77.0), StepLog(), {"page_size": 16}
+    )
     bus = await Bus.connect(BusOptions(url=nats_url), "peers", BusMetrics(CollectorRegistry()))
     gateway, detokenizer = Mailbox(), Mailbox()
     await bus.subscribe(subjects.gateway(GATEWAY.instance_id), gateway.receive)

@@ -8,6 +8,7 @@ import pytest
 from gpu_worker.scheduling.batch import StepResult
 from gpu_worker.synthetic import SyntheticEngine, SyntheticOptions
 from tests.unit.gpu_worker.bus_peers import DETOKENIZER, GATEWAY, Mailbox, job, running_worker
+from wire import subjects
 from wire.columns import pack_u32, unpack_u32, unpack_u64
 from wire.messages import (
     Abort,
@@ -19,10 +20,12 @@ from wire.messages import (
     FinishReason,
     FlushCache,
     FlushCacheReply,
+    Heartbeat,
     InstanceState,
     Progress,
     Released,
     SequenceStart,
+    Stage,
     TokenBatch,
 )
 
@@ -212,3 +215,10 @@ async def test_the_prefix_cache_is_flushed_only_when_idle(nats_url: str, is_busy
         assert reply.is_flushed is not is_busy
         assert bool(reply.message) is is_busy
         engine.gate.release(10)
+
+
+async def test_a_worker_says_how_long_its_steps_may_take(nats_url: str) -> None:
+    async with running_worker(nats_url, fast_engine()) as worker:
+        beats = Mailbox()
+        await worker.bus.subscribe(subjects.presence(Stage.WORKER, worker.peer.instance_id), beats.receive)
+        assert (await beats.first(Heartbeat)).step_timeout_s == 77.0
