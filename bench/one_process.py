@@ -32,7 +32,6 @@ class Floor:
         self._queues: dict[int, asyncio.Queue[bytes]] = {}
         self._left: dict[int, int] = {}
         self._interval_s = 0.0
-        self._run = 0
         self._stepping: asyncio.Task[None] | None = None
 
     async def __call__(
@@ -49,7 +48,8 @@ class Floor:
     async def _answer(self, request: dict[str, Any], send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         if request:
-            self._run, stream, interval = request["prompt"]
+            run, stream, interval = request["prompt"]
+            self._clock.begin_run(run)
             self._interval_s = interval * INTERVAL_UNIT_S
             queue = self._queues[stream] = asyncio.Queue()
             num_left = self._left[stream] = request["max_tokens"]
@@ -75,7 +75,7 @@ class Floor:
                 self._left[stream] -= 1
                 if not self._left[stream]:
                     del self._left[stream]
-        self._clock.end_run(self._run)
+        self._clock.pause()
         self._stepping = None
 
 

@@ -45,7 +45,6 @@ class ClockedEngine(SyntheticEngine):
         self._token_ids = token_ids
         self._clock = clock
         self._streams: dict[int, int] = {}
-        self._run = 0
         self._interval_s = 0.0
         self._due = 0.0
         self.room = threading.Semaphore(_MAX_LEAD)
@@ -53,7 +52,8 @@ class ClockedEngine(SyntheticEngine):
     def add(self, request: GenerationRequest) -> list[Sequence]:
         """Takes run, stream and interval from the prompt."""
         sequences = super().add(request)
-        self._run, stream, interval = sequences[0].token_ids[:3]
+        run_number, stream, interval = sequences[0].token_ids[:3]
+        self._clock.begin_run(run_number)
         self._interval_s = interval * INTERVAL_UNIT_S
         self._streams.update({sequence.sequence_id: stream for sequence in sequences})
         return sequences
@@ -65,7 +65,7 @@ class ClockedEngine(SyntheticEngine):
         self._clock.begin_step([self._streams[sequence.sequence_id] for sequence in self._running])
         result = super().step()
         if not self._running:
-            self._clock.end_run(self._run)
+            self._clock.pause()
             self._streams.clear()
         return result
 

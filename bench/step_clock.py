@@ -18,8 +18,14 @@ class StepClock:
     """The times of a run's steps (`time.monotonic_ns`) and the step at which each stream got its first token."""
 
     folder: Path
+    run: int = 0
     step_times: list[int] = field(default_factory=list)
     first_steps: dict[int, int] = field(default_factory=dict)
+
+    def begin_run(self, run: int) -> None:
+        """Notes that a request of `run` has come; the first one of a run begins afresh."""
+        if run != self.run:
+            self.run, self.step_times, self.first_steps = run, [], {}
 
     def begin_step(self, streams: Sequence[int]) -> None:
         """Notes that every one of `streams` gets a token now."""
@@ -29,13 +35,12 @@ class StepClock:
                 self.first_steps[stream] = step
         self.step_times.append(time.monotonic_ns())
 
-    def end_run(self, run: int) -> None:
-        """Writes the run down and starts afresh. The file appears whole or not at all."""
-        file = self.folder / f"run-{run}.json"
+    def pause(self) -> None:
+        """Writes the run down, since no stream is left of it; late ones may still come. The file is whole or absent."""
+        file = self.folder / f"run-{self.run}.json"
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps({"times": self.step_times, "first_steps": self.first_steps}), encoding="utf-8")
         partial.rename(file)
-        self.step_times, self.first_steps = [], {}
 
 
 def read_run(folder: Path, run: int) -> tuple[list[int], dict[int, int]]:
