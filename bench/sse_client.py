@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -19,52 +19,57 @@ from bench.step_clock import CHARS_PER_TOKEN, INTERVAL_UNIT_S
 
 _TEXTS = re.compile(rb'"text":"([^"]*)"')
 _EVENT_END = b"\n\n"
-
-
-@dataclass(slots=True)
-class Arrivals:
-    """One stream: when it was asked for, and what had come when (`time.monotonic_ns`, tokens so far)."""
-
-    asked_ns: int
-    seen: list[tuple[int, int]] = field(default_factory=list)
-    is_complete: bool = False
+_LAST_EVENT = b"data: [DONE]"
 
 
 class StreamProtocol(asyncio.Protocol):
-    """Sends one request and counts the tokens of its events as they come."""
+    """Sends one request and keeps what comes, with its time; it is read when the run is over."""
 
-    def __init__(self, request: bytes, done: "asyncio.Future[Arrivals]") -> None:
+    def __init__(self, request: bytes, done: "asyncio.Future[StreamProtocol]") -> None:
         self._request = request
         self._done = done
-        self._arrivals = Arrivals(time.monotonic_ns())
-        self._num_chars = 0
-        self._rest = b""
+        self.asked_ns = time.monotonic_ns()
+        self.received: list[tuple[int, bytes]] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one, but does not derive from it
         self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
-        now = time.monotonic_ns()
-        data = self._rest + data
-        end = data.rfind(_EVENT_END)
-        self._rest = data[end:] if end >= 0 else data
-        num_chars = sum(len(text) for text in _TEXTS.findall(data, 0, max(end, 0)))
-        if num_chars:
-            self._num_chars += num_chars
-            self._arrivals.seen.append((now, self._num_chars // CHARS_PER_TOKEN))
-        if b"data: [DONE]" in data:
-            self._arrivals.is_complete = True
+        self.received.append((time.monotonic_ns(), data))
+        if _LAST_EVENT in data:
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._done.done():
-            self._done.set_result(self._arrivals)
+            self._done.set_result(self)
 
 
-async def _stream(host: str, port: int, path: str, body: bytes) -> Arrivals:
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """One stream: when it was asked for, whether it is complete, and (time, tokens so far) of whole events."""
+
+    asked_ns: int
+    is_complete: bool
+    seen: list[tuple[int, int]]
+
+
+def _read(stream: StreamProtocol) -> Arrivals:
+    seen, num_chars, rest = [], 0, b""
+    for now, received in stream.received:
+        data = rest + received
+        end = max(data.rfind(_EVENT_END), 0)
+        rest = data[end:]
+        if num_new := sum(map(len, _TEXTS.findall(data, 0, end))):
+            num_chars += num_new
+            seen.append((now, num_chars // CHARS_PER_TOKEN))
+    is_complete = bool(stream.received) and _LAST_EVENT in stream.received[-1][1]
+    return Arrivals(stream.asked_ns, is_complete, seen)
+
+
+async def _stream(host: str, port: int, path: str, body: bytes) -> StreamProtocol:
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[Arrivals] = loop.create_future()
+    done: asyncio.Future[StreamProtocol] = loop.create_future()
     head = (
         f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
@@ -73,7 +78,7 @@ async def _stream(host: str, port: int, path: str, body: bytes) -> Arrivals:
     return await done
 
 
-async def _main(url: str, run: int, num_streams: int, num_tokens: int, interval_s: float) -> list[Arrivals]:
+async def _main(url: str, run: int, num_streams: int, num_tokens: int, interval_s: float) -> list[StreamProtocol]:
     parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None
@@ -97,4 +102,4 @@ if __name__ == "__main__":
     url, *numbers, interval = sys.argv[1:]
     run, num_streams, num_tokens = map(int, numbers)
     found = uvloop.run(_main(url, run, num_streams, num_tokens, float(interval)))
-    json.dump([[a.asked_ns, a.is_complete, a.seen] for a in found], sys.stdout)
+    json.dump([[a.asked_ns, a.is_complete, a.seen] for a in map(_read, found)], sys.stdout)

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from gpu_worker.token_rows import TokenRow, as_batch, split
+from gpu_worker.token_rows import MAX_BATCH_BYTES, TokenRow, as_batch, split
 from wire.codec import encode
 from wire.messages import Peer
 
@@ -54,12 +54,12 @@ class DetokenizerChannel:
         """Forgets the waiting row of a stream that was aborted."""
         self._pending.pop(stream_id, None)
 
-    def take_messages(self) -> list[bytes]:
-        """The encoded batches that may be sent now; rows that may not stay."""
+    def take_messages(self, max_bytes: int = MAX_BATCH_BYTES) -> list[bytes]:
+        """The encoded batches that may be sent now, of about `max_bytes` at most; rows that may not stay."""
         if not self._pending or self.is_blocked:
             return []
         messages = []
-        for rows in split(list(self._pending.values())):
+        for rows in split(list(self._pending.values()), max_bytes):
             self._last_seq += 1
             message = encode(as_batch(self._worker, self._last_seq, rows))
             self._unacked.append((self._last_seq, len(message)))

@@ -2,12 +2,14 @@
 
 import asyncio
 import threading
+from pathlib import Path
 
 import pytest
 
 from gpu_worker.scheduling.batch import StepResult
 from gpu_worker.synthetic import SyntheticEngine, SyntheticOptions
 from tests.unit.gpu_worker.bus_peers import DETOKENIZER, GATEWAY, Mailbox, job, running_worker
+from tests.unit.wire.broker import Broker
 from wire import subjects
 from wire.columns import pack_u32, unpack_u32, unpack_u64
 from wire.messages import (
@@ -222,3 +224,14 @@ async def test_a_worker_says_how_long_its_steps_may_take(nats_url: str) -> None:
         beats = Mailbox()
         await worker.bus.subscribe(subjects.presence(Stage.WORKER, worker.peer.instance_id), beats.receive)
         assert (await beats.first(Heartbeat)).step_timeout_s == 77.0
+
+
+async def test_batches_fit_a_broker_with_a_small_limit(tmp_path: Path) -> None:
+    broker = Broker(tmp_path, "max_payload: 4096\n")
+    broker.start()
+    try:
+        async with running_worker(broker.url, fast_engine()) as worker:
+            await worker.send_job(job(27, max_new_tokens=1, starts=tuple(map(SequenceStart, range(100)))))
+            await worker.detokenizer.until(lambda messages: num_finished(messages) == 100)
+    finally:
+        broker.stop()
