@@ -8,7 +8,9 @@ from contextlib import suppress
 from gpu_worker import progress
 from gpu_worker.held_requests import HeldRequest, HeldRequests
 from gpu_worker.result_router import ResultRouter
+from gpu_worker.token_rows import MAX_BATCH_BYTES
 from wire import subjects
+from wire.bus import MessageTooLargeError
 from wire.columns import pack_u64
 from wire.messages import ErrorCode, Failed, Message, Peer, Released, Stage
 from wire.node import Node
@@ -46,11 +48,19 @@ class Outbox:
     async def send_rows(self) -> None:
         """Sends what the channels may send now; what the connection loses, recovery sends again."""
         model = self._node.instance.model_key
+        max_bytes = min(MAX_BATCH_BYTES, self._node.data.max_payload // 2)  # sizes are estimated
         for detokenizer, channel in list(self._router.channels.items()):
             subject = subjects.data(model, Stage.DETOKENIZER, detokenizer)
-            for message in channel.take_messages():
-                if not await self._node.data.publish_encoded(subject, message):
+            for message in channel.take_messages(max_bytes):
+                if not await self._published(subject, message):
                     channel.forget_unacked()
+
+    async def _published(self, subject: str, message: bytes) -> bool:
+        try:
+            return await self._node.data.publish_encoded(subject, message)
+        except MessageTooLargeError as error:  # only a single row can be: its stream has a gap, the others go on
+            log.error("a batch is lost: %s", error)
+            return False
 
     async def until_settled(self, timeout_s: float) -> None:
         """Returns when the detokenizers have processed every row, or have been silent for too long.
