@@ -7,9 +7,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from gpu_worker.token_rows import MAX_BATCH_BYTES, TokenRow, as_batch, split
+from gpu_worker.token_rows import MAX_BATCH_BYTES, PLAIN_ROW_BYTES, PlainRows, TokenRow, as_batch, split
 from wire.codec import encode
-from wire.messages import Peer
+from wire.messages import Peer, TokenBatch
 
 MAX_UNACKED_BATCHES = 128
 MAX_UNACKED_BYTES = 32 * 2**20
@@ -22,6 +22,7 @@ class DetokenizerChannel:
         self._worker = worker
         self._clock = clock
         self._pending: dict[int, TokenRow] = {}
+        self._plain = PlainRows()
         self._unacked: deque[tuple[int, int]] = deque()
         self._num_unacked_bytes = 0
         self._last_seq = 0
@@ -35,12 +36,29 @@ class DetokenizerChannel:
     @property
     def has_pending(self) -> bool:
         """Whether rows are waiting."""
-        return bool(self._pending)
+        return bool(self._pending or self._plain)
 
     @property
     def is_settled(self) -> bool:
         """Whether nothing is waiting and everything sent has been acknowledged."""
-        return not self._pending and not self._unacked
+        return not self.has_pending and not self._unacked
+
+    def begin_step(self) -> None:
+        """The rows that come next belong to a later step than those that wait, and may continue them."""
+        if self._plain:
+            plain, self._plain = self._plain, PlainRows()
+            for row in plain.as_rows():
+                self.add(row)
+
+    def add_token(self, stream_id: int, index: int, token_id: int) -> None:
+        """`add` for the usual row: one token of a stream that is open and goes on."""
+        if self._pending:
+            self.add(TokenRow(stream_id, index, [token_id]))
+            return
+        plain = self._plain
+        plain.stream_ids.append(stream_id)
+        plain.first_indexes.append(index)
+        plain.token_ids.append(token_id)
 
     def add(self, row: TokenRow) -> None:
         """Takes a row in; it joins the stream's row that is still waiting, if there is one."""
@@ -52,22 +70,34 @@ class DetokenizerChannel:
 
     def discard(self, stream_id: int) -> None:
         """Forgets the waiting row of a stream that was aborted."""
+        self.begin_step()
         self._pending.pop(stream_id, None)
 
     def take_messages(self, max_bytes: int = MAX_BATCH_BYTES) -> list[bytes]:
         """The encoded batches that may be sent now, of about `max_bytes` at most; rows that may not stay."""
-        if not self._pending or self.is_blocked:
+        if not self.has_pending or self.is_blocked:
             return []
-        messages = []
-        for rows in split(list(self._pending.values()), max_bytes):
-            self._last_seq += 1
-            message = encode(as_batch(self._worker, self._last_seq, rows))
-            self._unacked.append((self._last_seq, len(message)))
-            self._num_unacked_bytes += len(message)
-            messages.append(message)
-        self._pending.clear()
+        if self._pending or len(self._plain) * PLAIN_ROW_BYTES > max_bytes:
+            self.begin_step()
+            rows, self._pending = list(self._pending.values()), {}
+            messages = [
+                self._noted(as_batch(self._worker, self._next_seq(), group)) for group in split(rows, max_bytes)
+            ]
+        else:
+            plain, self._plain = self._plain, PlainRows()
+            messages = [self._noted(plain.as_batch(self._worker, self._next_seq()))]
         self._blocked_since = self._clock() if self.is_blocked else None
         return messages
+
+    def _next_seq(self) -> int:
+        self._last_seq += 1
+        return self._last_seq
+
+    def _noted(self, batch: TokenBatch) -> bytes:
+        message = encode(batch)
+        self._unacked.append((batch.batch_seq, len(message)))
+        self._num_unacked_bytes += len(message)
+        return message
 
     def acknowledge(self, batch_seq: int) -> None:
         """Every batch up to `batch_seq` has been processed."""

@@ -41,20 +41,23 @@ class ResultRouter:
     def route(self, result: StepResult) -> list[BrokenRequest]:
         """Hands every row to its channel; returns the requests that broke, which are then no longer held."""
         broken: list[BrokenRequest] = []
-        streams = self._held.streams
-        token_ids, start = result.token_ids, 0
+        counts, first_indexes, token_ids = result.counts, result.first_indexes, result.token_ids
+        finishes, logprobs, streams = result.finishes, result.logprobs, self._held.streams
+        for channel in self.channels.values():
+            channel.begin_step()
+        start = 0
         for index, sequence in enumerate(result.sequences):
-            end = start + result.counts[index]
+            end = start + counts[index]
             stream = streams.get(sequence.sequence_id)
             if stream is not None:
-                finish = result.finishes.get(index)
-                if finish is not None and finish.reason == "error":
-                    broken.append(BrokenRequest(stream.request, finish.message))
-                    self._held.drop(stream.request.job.key)
+                if stream.is_open and counts[index] == 1 and index not in finishes and index not in logprobs:
+                    stream.num_output_tokens = first_indexes[index] + 1
+                    channel = self.channel(stream.request.job.detokenizer)
+                    channel.add_token(stream.stream_id, first_indexes[index], token_ids[start])
                 else:
-                    row = TokenRow(stream.stream_id, result.first_indexes[index], token_ids[start:end])
-                    row.logprobs = list(result.logprobs.get(index, ()))
-                    self._add_row(stream, sequence, row, finish)
+                    row = TokenRow(stream.stream_id, first_indexes[index], token_ids[start:end])
+                    row.logprobs = list(logprobs.get(index, ()))
+                    self._add_or_break(stream, sequence, row, finishes.get(index), broken)
             start = end
         return broken
 
@@ -68,6 +71,15 @@ class ResultRouter:
             if choice in (None, stream.choice):
                 channel.discard(stream.stream_id)
         return self._held.drop(key, choice)
+
+    def _add_or_break(
+        self, stream: Stream, sequence: Sequence, row: TokenRow, finish: Finish | None, broken: list[BrokenRequest]
+    ) -> None:
+        if finish is not None and finish.reason == "error":
+            broken.append(BrokenRequest(stream.request, finish.message))
+            self.drop(stream.request.job.key)
+        else:
+            self._add_row(stream, sequence, row, finish)
 
     def _add_row(self, stream: Stream, sequence: Sequence, row: TokenRow, finish: Finish | None) -> None:
         request = stream.request

@@ -8,6 +8,7 @@ from wire.columns import pack_f32, pack_u32
 from wire.messages import LogprobColumns, Peer, StreamFinish, StreamOpen, TokenBatch
 
 MAX_BATCH_BYTES = 1 << 20
+PLAIN_ROW_BYTES = 16
 _ROW_BYTES = 16
 _FINISH_BYTES = 80
 _OPEN_BYTES = 512
@@ -42,6 +43,37 @@ class TokenRow:
             size += _OPEN_BYTES + len(self.opening.output_ids) + len(settings.prompt_tail)
             size += sum(4 * len(stop) for stop in settings.stop) + 4 * len(settings.request_id)
         return size + (_FINISH_BYTES + 4 * len(self.finish.message) if self.finish is not None else 0)
+
+
+@dataclass(slots=True, eq=False)
+class PlainRows:
+    """Rows of one token each, of streams that are open and go on: nearly all rows are, so they are kept as columns.
+
+    Invariant: no stream is in it twice.
+    """
+
+    stream_ids: list[int] = field(default_factory=list)
+    first_indexes: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.stream_ids)
+
+    def as_rows(self) -> Iterator[TokenRow]:
+        """The same as rows, which can grow."""
+        columns = zip(self.stream_ids, self.first_indexes, self.token_ids, strict=True)
+        return (TokenRow(stream_id, first_index, [token_id]) for stream_id, first_index, token_id in columns)
+
+    def as_batch(self, worker: Peer, batch_seq: int) -> TokenBatch:
+        """The message for these rows."""
+        return TokenBatch(
+            worker=worker,
+            batch_seq=batch_seq,
+            stream_ids=pack_u32(self.stream_ids),
+            first_indexes=pack_u32(self.first_indexes),
+            counts=pack_u32([1] * len(self)),
+            token_ids=pack_u32(self.token_ids),
+        )
 
 
 def split(rows: list[TokenRow], max_bytes: int = MAX_BATCH_BYTES) -> Iterator[list[TokenRow]]:

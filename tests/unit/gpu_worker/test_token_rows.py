@@ -90,3 +90,42 @@ def test_a_discarded_stream_leaves_the_other_rows() -> None:
     batch = decode(message)
     assert isinstance(batch, TokenBatch)
     assert list(unpack_u32(batch.stream_ids)) == [2]
+
+
+@given(
+    steps=st.lists(st.lists(st.tuples(st.integers(1, 6), st.booleans()), unique_by=lambda row: row[0]), max_size=12),
+    blocked=st.sets(st.integers(0, 11)),
+)
+def test_plain_tokens_and_rows_arrive_in_order_whatever_waits(
+    steps: list[list[tuple[int, bool]]], blocked: set[int]
+) -> None:
+    channel = DetokenizerChannel(WORKER)
+    given_ids: dict[int, list[int]] = {}
+    found_ids: dict[int, list[int]] = {}
+    for number, step in enumerate(steps):
+        channel.begin_step()
+        for stream_id, is_plain in step:
+            ids = given_ids.setdefault(stream_id, [])
+            if is_plain:
+                channel.add_token(stream_id, len(ids), number)
+            else:
+                channel.add(TokenRow(stream_id, len(ids), [number]))
+            ids.append(number)
+        if number not in blocked:
+            _receive(channel, found_ids)
+    _receive(channel, found_ids)
+    assert found_ids == given_ids
+    assert not channel.has_pending
+
+
+def _receive(channel: DetokenizerChannel, found_ids: dict[int, list[int]]) -> None:
+    for message in channel.take_messages():
+        batch = decode(message)
+        assert isinstance(batch, TokenBatch)
+        ids, start = unpack_u32(batch.token_ids), 0
+        columns = map(unpack_u32, (batch.stream_ids, batch.first_indexes, batch.counts))
+        for stream_id, first_index, count in zip(*columns, strict=True):
+            found = found_ids.setdefault(stream_id, [])
+            assert first_index == len(found)
+            found += ids[start : start + count]
+            start += count
