@@ -83,6 +83,7 @@ class DetokenizerService:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._table.is_empty.wait(), self._drain_timeout_s)
         await self._release()
+        await self._node.data.flush_last_words()
 
     async def close(self) -> None:
         """Lets go of everything."""

@@ -114,7 +114,7 @@ class WorkerService:
             await self._release_all()
         await self._outbox.send_rows()
         await self._outbox.until_settled(self._limits.stall_timeout_s)
-        await self._node.data.flush()
+        await self._node.data.flush_last_words()
 
     async def close(self) -> None:
         """Stops the engine and leaves the bus."""

@@ -100,6 +100,7 @@ class TokenizerService:
         for gateway_id, keys in self._held.drop_all().items():
             await self._hand_back(gateway_id, keys)
         await self._questions.finish(self._drain_timeout_s)
+        await self._node.data.flush_last_words()
 
     async def close(self) -> None:
         """Lets go of everything."""

@@ -32,6 +32,7 @@ _NO_RESPONDERS = "503"
 _HEADERS_FRAME = len(b"NATS/1.0\r\n\r\n")
 _HEADER_FRAME = len(b": \r\n")
 _REOPEN_WAIT_S = 0.5
+_LAST_WORDS_S = 2.0
 
 
 class BusOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,13 +219,17 @@ class Bus:
             if self._client.is_connected:
                 await self._client.flush()
 
+    async def flush_last_words(self) -> None:
+        """`flush` for who is about to leave: a broker that hangs must not keep it."""
+        with suppress(NatsError, TimeoutError):
+            await asyncio.wait_for(self.flush(), _LAST_WORDS_S)
+
     async def close(self) -> None:
         """Sends what is pending and closes the connection."""
         self._is_closing = True
         if self._reopening is not None:
             self._reopening.cancel()
-        with suppress(NatsTimeoutError):  # a broker that hangs must not keep us from leaving
-            await self.flush()
+        await self.flush_last_words()
         with suppress(NatsError, OSError):  # raised when it writes what is pending to a broker that has just died
             await self._client.close()
 

@@ -94,6 +94,13 @@ async def test_a_broker_that_hangs_is_noticed_without_any_traffic(broker: Broker
     await connection.becomes(connected=True)
 
 
+async def test_a_broker_that_hangs_keeps_nobody_from_leaving(broker: Broker, bus: Bus) -> None:
+    broker.pause()
+    async with asyncio.timeout(5):
+        await bus.flush_last_words()
+    broker.resume()
+
+
 async def test_a_connection_that_the_broker_ends_with_an_error_is_opened_anew(broker: Broker, bus: Bus) -> None:
     inbox = Inbox()
     await bus.subscribe("test.ended", inbox.receive)
