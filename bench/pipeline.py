@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from bench.hop import measure_hop_ms
 from bench.processes import ProcessGroup
 from bench.step_clock import read_run
 
@@ -210,8 +211,14 @@ def _median(runs: list[Measured]) -> Measured:
     )
 
 
-def _print_report(piped: dict[str, Measured], alone: dict[str, Measured]) -> None:
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; in brackets the floor\n")
+def _hop_ms() -> float:
+    with tempfile.TemporaryDirectory() as folder, ProcessGroup(Path(folder)) as group:
+        return measure_hop_ms(group.start_nats())
+
+
+def _print_report(piped: dict[str, Measured], alone: dict[str, Measured], hop_ms: float) -> None:
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    print(f"{machine}, one idle NATS hop {hop_ms:.2f} ms; in brackets the floor\n")
     print(f"{'workload':<20}{'tok/s':>22}{'tok/event':>11}{'p50 ms':>16}{'p99 ms':>16}")
     for workload in (*PACED, *FREE):
         ours, one = piped[workload.name], alone[workload.name]
@@ -237,7 +244,7 @@ def main() -> None:
         piped = _measure_all(bench, repeats)
     with tempfile.TemporaryDirectory() as folder, floor(Path(folder)) as bench:
         alone = _measure_all(bench, repeats)
-    _print_report(piped, alone)
+    _print_report(piped, alone, _hop_ms())
 
 
 if __name__ == "__main__":
