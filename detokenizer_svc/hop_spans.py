@@ -2,11 +2,9 @@
 
 import time
 
-from opentelemetry.trace import SpanKind
-
 from detokenizer_svc.attempts import Attempt
 from wire.messages import StreamOpen
-from wire.telemetry import Tracing
+from wire.telemetry import Tracing, hop_attributes
 
 
 class HopSpans:
@@ -15,12 +13,7 @@ class HopSpans:
     def __init__(self, tracing: Tracing, served_model_name: str, subject: str) -> None:
         """`subject` is where the batches come in."""
         self._tracing = tracing
-        self._attributes = {
-            "gen_ai.request.model": served_model_name,
-            "messaging.system": "nats",
-            "messaging.destination.name": subject,
-            "messaging.operation.type": "process",
-        }
+        self._attributes = hop_attributes(served_model_name, subject)
 
     def on_opened(self, attempt: Attempt, opened: StreamOpen, now_ns: int) -> None:
         """Begins the span, linked to the hop before."""
@@ -33,7 +26,6 @@ class HopSpans:
             parent=settings.traceparent,
             tracestate=settings.tracestate,
             previous_hop=opened.previous_hop,
-            kind=SpanKind.CONSUMER,
             attributes={**self._attributes, "gen_ai.request.id": settings.request_id},
         )
 

@@ -6,7 +6,7 @@ from opentelemetry.trace import Span, StatusCode
 
 from wire.bus import Delivery
 from wire.messages import TokenizeJob
-from wire.telemetry import NO_SPAN, Tracing
+from wire.telemetry import NO_SPAN, Tracing, hop_attributes
 
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
@@ -22,13 +22,7 @@ class TokenizeSpans:
 
     def __init__(self, tracing: Tracing, served_model_name: str, subject: str) -> None:
         self._tracing = tracing
-        self._attributes = {
-            "gen_ai.request.model": served_model_name,
-            "messaging.system": "nats",
-            "messaging.destination.name": subject,
-            "messaging.operation.name": "process",
-            "messaging.operation.type": "process",
-        }
+        self._attributes = hop_attributes(served_model_name, subject)
 
     def start(self, job: TokenizeJob, headers: dict[str, str]) -> Span:
         """The span of an attempt that has just come."""

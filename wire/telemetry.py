@@ -64,6 +64,17 @@ class Tracing:
             self._provider.shutdown()
 
 
+def hop_attributes(served_model_name: str, subject: str) -> dict[str, AttributeValue]:
+    """What every hop span tells alike: which model, and on which NATS subject its work came in."""
+    return {
+        "gen_ai.request.model": served_model_name,
+        "messaging.system": "nats",
+        "messaging.destination.name": subject,
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+    }
+
+
 def traceparent_of(span: Span) -> str:
     """The span's context in W3C form; empty if it has none."""
     context = span.get_span_context()

@@ -1,8 +1,7 @@
 """A detokenizer in this process, with a worker and gateways around it: real connections to a real broker."""
 
-import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -11,8 +10,9 @@ from detokenizer_svc.service import DetokenizerService
 from detokenizer_svc.settings import DetokenizerSettings
 from detokenizer_svc.tokenizer_file import load_vocabulary
 from tests.unit.detokenizer_svc import tiny_tokenizers as tiny
+from tests.unit.inbox import Inbox
 from wire import subjects
-from wire.bus import Bus, Delivery
+from wire.bus import Bus
 from wire.codec import WIRE_LEVEL
 from wire.messages import Heartbeat, InstanceState, Message, Peer, Stage
 from wire.node import Node
@@ -20,31 +20,6 @@ from wire.settings import CommonSettings
 
 T = TypeVar("T")
 _PATIENCE_S = 10.0
-
-
-class Inbox:
-    """What a peer has received, in order of arrival."""
-
-    def __init__(self) -> None:
-        self.messages: list[Message] = []
-        self._arrived = asyncio.Condition()
-
-    async def receive(self, message: Message, _: Delivery) -> None:
-        async with self._arrived:
-            self.messages.append(message)
-            self._arrived.notify_all()
-
-    async def wait_for(self, kind: type[T], accept: Callable[[T], bool] = lambda _: True) -> T:
-        """The first message of a kind that is accepted."""
-        async with asyncio.timeout(_PATIENCE_S), self._arrived:
-            while True:
-                for message in self.of(kind):
-                    if accept(message):
-                        return message
-                await self._arrived.wait()
-
-    def of(self, kind: type[T]) -> list[T]:
-        return [message for message in self.messages if isinstance(message, kind)]
 
 
 class Scene:
