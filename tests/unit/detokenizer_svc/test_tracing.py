@@ -44,6 +44,7 @@ def test_all_choices_of_an_attempt_make_one_span() -> None:
         "gen_ai.response.finish_reasons": ["stop", "length"],
         "gen_ai.usage.output_tokens": 4,
         "messaging.destination.name": "mr.v1.x",
+        "messaging.operation.name": "process",
         "messaging.operation.type": "process",
         "messaging.system": "nats",
         "millrace.cause": "finished",
