@@ -5,9 +5,10 @@ import re
 import secrets
 
 from wire.messages import Stage
+from wire.messages.peers import INSTANCE_ID
 
 _PREFIX = "mr.v1"
-_ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+_ID = re.compile(INSTANCE_ID)
 
 
 def model_key(served_model_name: str) -> str:

@@ -8,7 +8,7 @@ import enum
 import msgspec
 
 from wire.messages.jobs import StreamSettings
-from wire.messages.peers import Peer
+from wire.messages.peers import Key, Peer
 
 
 class FinishReason(enum.StrEnum):
@@ -27,7 +27,7 @@ class StreamOpen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     stream_id: int
-    key: int
+    key: Key
     choice: int
     settings: StreamSettings
     output_ids: bytes = b""

@@ -4,7 +4,7 @@ import enum
 
 import msgspec
 
-from wire.messages.peers import Peer
+from wire.messages.peers import Key, Peer
 
 
 class ErrorCode(enum.StrEnum):
@@ -56,7 +56,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaults=
     `is_retryable` says that another attempt may succeed. `choice` is set when only one of n is lost.
     """
 
-    key: int
+    key: Key
     sender: Peer
     code: ErrorCode
     message: str
@@ -84,8 +84,8 @@ class Reattach(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Gateway → worker: re-key the sequences that you still hold, and send again from these points."""
 
     sender: Peer
-    old_key: int
-    new_key: int
+    old_key: Key
+    new_key: Key
     detokenizer: Peer
     points: tuple[ReattachPoint, ...]
 
@@ -94,7 +94,7 @@ class Abort(msgspec.Struct, frozen=True, tag=True):
     """Gateway or detokenizer → holders: stop working on this key, or on one choice of it."""
 
     sender: Peer
-    key: int
+    key: Key
     choice: int | None = None
 
 

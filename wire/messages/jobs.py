@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from wire.messages.peers import Peer
+from wire.messages.peers import Key, Peer
 from wire.sampling import SamplingParams
 
 
@@ -53,7 +53,7 @@ class TokenizeJob(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defa
     model's generation_config may set. `attempt` counts from 1.
     """
 
-    key: int
+    key: Key
     request_id: str
     attempt: int
     gateway: Peer
@@ -74,7 +74,7 @@ class Dispatched(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defau
     `prompt_ids` is a u32 column; `sampling` has every default resolved.
     """
 
-    key: int
+    key: Key
     tokenizer: Peer
     worker: Peer
     prompt_ids: bytes
@@ -108,7 +108,7 @@ class GenerateJob(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defa
     `prompt_ids` is a u32 column. Sampling parameters are as the client gave them, never rebased on a resume.
     """
 
-    key: int
+    key: Key
     request_id: str
     attempt: int
     tokenizer: Peer

@@ -1,8 +1,15 @@
 """Who is there: instances, their state and their load."""
 
 import enum
+from typing import Annotated
 
 import msgspec
+
+INSTANCE_ID = r"\A[A-Za-z0-9_-]{1,64}\Z"
+"""Ids are parts of subjects; a message that names another kind of id does not decode."""
+
+Key = Annotated[int, msgspec.Meta(ge=0)]
+"""A u64, which is also the most that an integer on the wire can be."""
 
 
 class Stage(enum.StrEnum):
@@ -26,7 +33,7 @@ class InstanceState(enum.StrEnum):
 class Peer(msgspec.Struct, frozen=True, array_like=True):
     """One life of one process. `instance_id` is random per process start; `epoch` rises when it fenced itself."""
 
-    instance_id: str
+    instance_id: Annotated[str, msgspec.Meta(pattern=INSTANCE_ID)]
     epoch: int
 
 

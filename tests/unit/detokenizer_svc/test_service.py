@@ -17,7 +17,6 @@ from wire.messages import (
     Describe,
     Description,
     Failed,
-    Heartbeat,
     InstanceState,
     Peer,
     Released,
@@ -139,5 +138,7 @@ async def test_the_metrics_page_counts_tokens_and_streams(scene: Scene) -> None:
 
 async def test_a_batch_of_a_worker_that_cannot_exist_is_counted(scene: Scene) -> None:
     await scene.send(batch([], worker=Peer("not an id", 1)))
-    beat = await scene.public.wait_for(Heartbeat, lambda beat: beat.counters["malformed_batches"] == 1)
-    assert beat.num_states == 0
+    await open_stream(scene, 1, 7)
+    await scene.at_gateway.wait_for(TextBatch)
+    assert scene.sample("millrace_bus_undecodable_messages_total") == 1
+    assert scene.sample("millrace_detokenizer_streams") == 1

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gpu_worker.scheduling.batch import StepResult
@@ -24,6 +25,7 @@ from wire.messages import (
     FlushCacheReply,
     Heartbeat,
     InstanceState,
+    Peer,
     Progress,
     Released,
     SequenceStart,
@@ -235,3 +237,12 @@ async def test_batches_fit_a_broker_with_a_small_limit(tmp_path: Path) -> None:
             await worker.detokenizer.until(lambda messages: num_finished(messages) == 100)
     finally:
         broker.stop()
+
+
+@pytest.mark.parametrize("fault", [{"gateway": Peer("a.b", 1)}, {"detokenizer": Peer("a.b", 1)}, {"key": -1}])
+async def test_a_job_from_or_for_nobody_harms_no_other(nats_url: str, fault: dict[str, object]) -> None:
+    async with running_worker(nats_url, fast_engine()) as worker:
+        await worker.send_job(msgspec.structs.replace(job(28), **fault))
+        await worker.send_job(job(29))
+        await worker.detokenizer.until(lambda messages: num_finished(messages) == 1)
+        assert worker.node.registry.get_sample_value("millrace_bus_undecodable_messages_total") == 1
