@@ -116,7 +116,7 @@ async def _serve(common: CommonSettings, settings: PipelineWorkerSettings) -> No
     host = EngineHost(lambda: loaded, metrics.note_failed_step)
     limits = WorkerLimits(common.drain_timeout, common.heartbeat_timeout)
     service = WorkerService(node, host, metrics, limits, StepLog(1_000_000), {})
-    await serve(node.instance, service, exit_on_stdin_eof=common.exit_on_stdin_eof)
+    await serve(node.instance, service, node.background, exit_on_stdin_eof=common.exit_on_stdin_eof)
 
 
 if __name__ == "__main__":

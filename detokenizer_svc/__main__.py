@@ -22,7 +22,7 @@ async def _serve(common: CommonSettings, settings: DetokenizerSettings) -> None:
     vocabulary = load_vocabulary(file)
     node = await Node.connect(common, Stage.DETOKENIZER, settings.model_name)
     service = DetokenizerService(node, settings, vocabulary, common.drain_timeout)
-    await serve(node.instance, service, exit_on_stdin_eof=common.exit_on_stdin_eof)
+    await serve(node.instance, service, node.background, exit_on_stdin_eof=common.exit_on_stdin_eof)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,6 @@ class DetokenizerService:
         self._acknowledgements = Acknowledgements()
         self._orphans = OrphanWatch(node.members)
         self._presence = node.presence(self._heartbeat)
-        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Listens to workers, to aborts and to losses, then shows itself."""
@@ -71,7 +70,8 @@ class DetokenizerService:
         await self._node.data.flush()
         await self._node.control.flush()
         self._node.members.on_lost.append(self._on_lost)
-        self._tasks = [asyncio.create_task(self._acknowledge_in_time()), asyncio.create_task(self._sweep())]
+        self._node.background.start(self._acknowledge_in_time())
+        self._node.background.start(self._sweep())
         await self._presence.start()
 
     async def announce(self) -> None:
@@ -87,22 +87,14 @@ class DetokenizerService:
 
     async def close(self) -> None:
         """Lets go of everything."""
-        await self._presence.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._node.background.stop()
         self._table.drop_all("closed")
         await self._node.close()
 
     async def _on_batch(self, message: Message, _: Delivery) -> None:
         if not isinstance(message, TokenBatch):
             return
-        try:
-            worker_control = self._worker_control(message.worker)
-        except ValueError:  # an id that no instance can have
-            self._metrics.add("malformed_batches")
-            return
-        await self._send(self._processor.process(message, time.time_ns()), worker_control)
+        await self._send(self._processor.process(message, time.time_ns()), self._worker_control(message.worker))
         if self._acknowledgements.done(message.worker, message.batch_seq):
             await self._acknowledge(message.worker)
 

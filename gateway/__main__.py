@@ -17,7 +17,7 @@ def main() -> None:
 async def _serve(common: CommonSettings, settings: GatewaySettings) -> None:
     node = await Node.connect(common, Stage.GATEWAY, settings.model_name)
     service = GatewayService(node, common, settings)
-    await serve(node.instance, service, exit_on_stdin_eof=common.exit_on_stdin_eof)
+    await serve(node.instance, service, node.background, exit_on_stdin_eof=common.exit_on_stdin_eof)
 
 
 if __name__ == "__main__":

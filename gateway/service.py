@@ -43,7 +43,6 @@ class GatewayService:
         self._server = HttpServer(create_app(gateway), settings)
         self._presence = node.presence(self._describe)
         self.is_complete = asyncio.Event()  # every stage has been seen ready
-        self._watcher: asyncio.Task[None] | None = None
 
     @property
     def url(self) -> str:
@@ -56,9 +55,9 @@ class GatewayService:
         self._node.members.on_joined.append(self._on_joined)
         await self._node.data.subscribe(self._rpc_subject(), self._on_question)
         await self._presence.start()
-        self._server.start()
+        self._server.start(self._node.background)
         log.info("Serving on %s", self.url)
-        self._watcher = asyncio.create_task(self._clients.watch())
+        self._node.background.start(self._clients.watch())
 
     async def announce(self) -> None:
         """A heartbeat now."""
@@ -76,10 +75,7 @@ class GatewayService:
     async def close(self) -> None:
         """Closes the door and lets go of everything."""
         await self._server.stop()
-        if self._watcher is not None:
-            self._watcher.cancel()
-        await self._pipeline.stop()
-        await self._presence.stop()
+        await self._node.background.stop()
         await self._node.close()
 
     def _describe(self) -> Heartbeat:

@@ -25,7 +25,7 @@ async def _serve(common: CommonSettings, settings: WorkerSettings) -> None:
     host = EngineHost(functools.partial(load_model, settings), metrics.note_failed_step)
     limits = WorkerLimits(common.drain_timeout, common.heartbeat_timeout, settings.step_timeout)
     service = WorkerService(node, host, metrics, limits, StepLog(settings.decode_log_interval), shown)
-    await serve(node.instance, service, exit_on_stdin_eof=common.exit_on_stdin_eof)
+    await serve(node.instance, service, node.background, exit_on_stdin_eof=common.exit_on_stdin_eof)
 
 
 def main() -> None:

@@ -80,7 +80,6 @@ class WorkerService:
         self._presence = node.presence(self._heartbeat)
         self._is_idle = asyncio.Event()
         self._is_idle.set()
-        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Loads the model while the others already see this instance starting; then listens for jobs."""
@@ -96,10 +95,8 @@ class WorkerService:
         await self._node.control.flush()
         await self._node.data.subscribe(self._job_subject, self._on_job)
         await self._node.data.flush()
-        self._tasks = [
-            asyncio.create_task(self._outbox.send_rows_forever()),
-            asyncio.create_task(self._report_forever()),
-        ]
+        self._node.background.start(self._outbox.send_rows_forever())
+        self._node.background.start(self._report_forever())
 
     async def announce(self) -> None:
         """Tells the others of a change of state."""
@@ -118,10 +115,7 @@ class WorkerService:
 
     async def close(self) -> None:
         """Stops the engine and leaves the bus."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._presence.stop()
+        await self._node.background.stop()
         await asyncio.to_thread(self._host.stop)
         await self._node.close()
 

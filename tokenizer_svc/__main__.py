@@ -49,7 +49,7 @@ async def _serve(common: CommonSettings, settings: TokenizerSettings) -> None:
         description,
         drain_timeout_s=common.drain_timeout,
     )
-    await serve(node.instance, service, exit_on_stdin_eof=common.exit_on_stdin_eof)
+    await serve(node.instance, service, node.background, exit_on_stdin_eof=common.exit_on_stdin_eof)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ class TokenizerService:
         await node.control.subscribe(subjects.abort(instance.model_key), self._on_control)
         await node.data.flush()
         await self._presence.start()
-        self._spawn(self._report())
+        self._node.background.start(self._report())
 
     async def announce(self) -> None:
         """Tells the others of a change of state."""
@@ -104,7 +104,7 @@ class TokenizerService:
 
     async def close(self) -> None:
         """Lets go of everything."""
-        await self._presence.stop()
+        await self._node.background.stop()
         for task in self._background:
             task.cancel()
         self._lanes.close()

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import uvloop
 
 from wire import subjects
+from wire.background import BackgroundTasks
 from wire.checkpoint import CheckpointError
 from wire.logs import STATE_LOG
 from wire.messages import InstanceState, Peer, Stage
@@ -65,35 +66,44 @@ class Service(Protocol):
         """Lets go of everything."""
 
 
-async def serve(instance: Instance, service: Service, *, exit_on_stdin_eof: bool = False) -> None:
+async def serve(
+    instance: Instance, service: Service, background: BackgroundTasks, *, exit_on_stdin_eof: bool = False
+) -> None:
     """Runs a service until SIGTERM or SIGINT, then drains it. A second signal ends the process at once.
 
-    With `exit_on_stdin_eof` the end of standard input counts as SIGTERM, so that a parent's death is noticed.
+    If one of the background tasks fails, the service is closed without a drain, and the error is raised. With
+    `exit_on_stdin_eof` the end of standard input counts as SIGTERM, so that a parent's death is noticed.
     """
     stop = _stop_on_signals(exit_on_stdin_eof)
     try:
-        if await _is_started(service, stop):
-            await _enter(instance, service, InstanceState.READY)
-            await stop.wait()
-            await _enter(instance, service, InstanceState.DRAINING)
-            await service.drain()
-            await _enter(instance, service, InstanceState.LEAVING)
+        await background.guard(_live(instance, service, stop))
     finally:
         await service.close()
+
+
+async def _live(instance: Instance, service: Service, stop: asyncio.Event) -> None:
+    if await _is_started(service, stop):
+        await _enter(instance, service, InstanceState.READY)
+        await stop.wait()
+        await _enter(instance, service, InstanceState.DRAINING)
+        await service.drain()
+        await _enter(instance, service, InstanceState.LEAVING)
 
 
 async def _is_started(service: Service, stop: asyncio.Event) -> bool:
     """Starts the service; False if it was told to stop before it was ready, and has given up."""
     starting = asyncio.ensure_future(service.start())
     stopping = asyncio.ensure_future(stop.wait())
-    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if not starting.done():
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        has_ended = starting.done()
+    finally:
         starting.cancel()
-        await asyncio.gather(starting, return_exceptions=True)
-        return False
-    await starting
-    return True
+        stopping.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
+    if has_ended:
+        starting.result()
+    return has_ended
 
 
 async def _enter(instance: Instance, service: Service, state: InstanceState) -> None:

@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
+from wire.background import BackgroundTasks
 from wire.bus import Bus
 from wire.lifecycle import Instance
 from wire.logs import configure_logging
@@ -29,6 +30,7 @@ class Node:
     members: MemberTable
     registry: CollectorRegistry
     tracing: Tracing
+    background: BackgroundTasks = field(default_factory=BackgroundTasks)
 
     @classmethod
     async def connect(cls, common: CommonSettings, stage: Stage, served_model_name: str) -> "Node":
@@ -50,7 +52,7 @@ class Node:
 
     def presence(self, describe: Callable[[], Heartbeat]) -> Presence:
         """The heartbeats of this process; `describe` gives the one of this moment."""
-        return Presence(self.control, self.members, describe)
+        return Presence(self.control, self.members, describe, self.background)
 
     async def close(self) -> None:
         """Closes both connections and exports the last spans."""

@@ -4,17 +4,15 @@ Who judges must not be blind: after an own disconnection or a late clock tick, e
 """
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from wire import subjects
+from wire.background import BackgroundTasks
 from wire.bus import Bus, Delivery
 from wire.messages import Heartbeat, InstanceState, Message, Peer, PresenceProbe, Stage
-
-log = logging.getLogger(__name__)
 
 HEARTBEAT_INTERVAL_S = 0.5
 _TICK_S = 0.1
@@ -152,11 +150,14 @@ def choose(candidates: Iterable[Member]) -> Member | None:
 class Presence:
     """Tells the others of this instance, and listens to them."""
 
-    def __init__(self, bus: Bus, table: MemberTable, describe: Callable[[], Heartbeat]) -> None:
+    def __init__(
+        self, bus: Bus, table: MemberTable, describe: Callable[[], Heartbeat], background: BackgroundTasks
+    ) -> None:
         """`describe` gives the heartbeat of this moment."""
         self._bus = bus
         self.table = table
         self._describe = describe
+        self._background = background
         self._tasks: list[asyncio.Task[None]] = []
         bus.on_connection_change(self._on_connection_change)
 
@@ -167,9 +168,7 @@ class Presence:
         await self.announce()
         await self._bus.publish(subjects.PROBE, PresenceProbe(self._describe().peer))
         await self._bus.flush()
-        self._tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._watch())]
-        for task in self._tasks:
-            task.add_done_callback(_report_failure)
+        self._tasks = [self._background.start(self._beat()), self._background.start(self._watch())]
 
     async def announce(self) -> None:
         """Publishes a heartbeat now, as on every change of state."""
@@ -207,9 +206,3 @@ class Presence:
                 self.table.tick()
             else:
                 self.table.forgive()
-
-
-def _report_failure(task: asyncio.Task[None]) -> None:
-    # Without heartbeats the others count this instance as dead: that must not happen in silence.
-    if not task.cancelled() and task.exception() is not None:
-        log.error("the heartbeats have stopped", exc_info=task.exception())

@@ -10,6 +10,7 @@ import uvicorn
 from litestar.types import ASGIApp
 
 from gateway.settings import GatewaySettings
+from wire.background import BackgroundTasks
 
 log = logging.getLogger(__name__)
 
@@ -44,15 +45,15 @@ class HttpServer:
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
+    def start(self, background: BackgroundTasks) -> None:
         """Begins to accept."""
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        self._task = background.start(self._server.serve(sockets=[self._socket]))
 
     async def stop(self) -> None:
         """Accepts no more, and returns when every connection has ended or had its seconds to do so."""
         self._server.should_exit = True
         if self._task is not None:
-            await self._task
+            await asyncio.wait({self._task})
         self._socket.close()
 
 

@@ -34,7 +34,6 @@ class Pipeline:
         self._arrivals = Arrivals(self.in_flight, metrics, self.recovery.gap, self._finish)
         self.dispatcher = Dispatcher(node, self.in_flight, self.recovery, self._spans)
         self._has_outgoing = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Subscribes; from here on other stages can answer."""
@@ -44,7 +43,8 @@ class Pipeline:
             bus.on_connection_change(lambda _: self.recovery.forgive())
         self._node.members.on_lost.append(self._on_lost)
         self._node.members.on_joined.append(self.recovery.joined)
-        self._tasks = [asyncio.create_task(self._send_outgoing()), asyncio.create_task(self._watch())]
+        self._node.background.start(self._send_outgoing())
+        self._node.background.start(self._watch())
 
     async def submit(self, call: Call) -> None:
         """Sends the first attempt of every generation."""
@@ -74,12 +74,6 @@ class Pipeline:
         for generation in self.in_flight:
             self._fail(generation, error)
         await self._send_aborts()
-
-    async def stop(self) -> None:
-        """Ends the background tasks."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _on_message(self, message: Message, _: Delivery) -> None:
         match message:

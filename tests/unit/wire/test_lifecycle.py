@@ -13,6 +13,7 @@ from wire.messages import InstanceState, Peer, Stage
 
 SERVICE = """
 import asyncio, sys
+from wire.background import BackgroundTasks
 from wire.checkpoint import CheckpointError
 from wire.lifecycle import Instance, run, serve
 from wire.messages import Stage
@@ -30,7 +31,8 @@ class Example:
         print("close", flush=True)
 
 instance = Instance(Stage.WORKER, "demo")
-run(serve(instance, Example(), exit_on_stdin_eof={exit_on_stdin_eof}))
+background = BackgroundTasks()
+run(serve(instance, Example(), background, exit_on_stdin_eof={exit_on_stdin_eof}))
 """
 FOREVER = "await asyncio.Event().wait()"
 
@@ -131,6 +133,31 @@ def test_no_broker_or_no_model_is_one_line_and_no_traceback(error: str) -> None:
         status, errors = service.ends()
         assert status == 1
         assert errors.splitlines() == [error.split("'")[1]]
+
+
+FAIL = """
+        async def fail():
+            while instance.state.value != "{state}":
+                await asyncio.sleep(0)
+            raise RuntimeError('no heartbeats')
+        background.start(fail())"""
+
+
+@pytest.mark.parametrize("state", ["starting", "ready", "draining"])
+def test_a_background_task_that_fails_ends_the_process_whatever_it_does(state: str) -> None:
+    start = FAIL.format(state=state) + (f"\n        {FOREVER}" if state == "starting" else "")
+    with running(start=start, drain=FOREVER) as service:
+        service.reaches("start")
+        if state != "starting":
+            service.reaches("ready")
+        if state == "draining":
+            service.process.send_signal(signal.SIGTERM)
+            service.reaches("draining", "drain")
+        service.reaches("close")
+        status, errors = service.ends()
+        assert status == 1
+        assert "RuntimeError: no heartbeats" in errors
+        assert "BackgroundTaskError: the background task" in errors
 
 
 STUBBORN_TASK = """self.task = asyncio.create_task(self.never_cancelled())

@@ -1,13 +1,15 @@
 """Who is there: the member table under an injected clock, and two instances over a real broker."""
 
 import asyncio
-import logging
 from collections import Counter
 
 import msgspec
 import pytest
+from prometheus_client import CollectorRegistry
 
 from tests.unit.wire.samples import SAMPLES
+from wire import subjects
+from wire.background import BackgroundTaskError, BackgroundTasks
 from wire.bus import Bus
 from wire.messages import Heartbeat, InstanceState, Peer, Stage
 from wire.presence import Member, MemberTable, Presence, choose
@@ -190,8 +192,8 @@ async def test_a_new_instance_knows_those_who_were_there_before_their_next_heart
     bus: Bus, other_bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wire.presence.HEARTBEAT_INTERVAL_S", 3600.0)
-    old = Presence(bus, MemberTable(3600.0), lambda: heartbeat("old", num_running=1))
-    new = Presence(other_bus, MemberTable(3600.0), lambda: heartbeat("new", num_running=2))
+    old = Presence(bus, MemberTable(3600.0), lambda: heartbeat("old", num_running=1), BackgroundTasks())
+    new = Presence(other_bus, MemberTable(3600.0), lambda: heartbeat("new", num_running=2), BackgroundTasks())
     await old.start()
     await new.start()
     assert await joined(new.table, "old") == heartbeat("old", num_running=1)
@@ -202,8 +204,8 @@ async def test_a_new_instance_knows_those_who_were_there_before_their_next_heart
 
 async def test_heartbeats_carry_what_is_true_at_the_moment(bus: Bus, other_bus: Bus) -> None:
     load = iter(range(1000))
-    beating = Presence(bus, MemberTable(2.0), lambda: heartbeat("beating", num_running=next(load)))
-    listening = Presence(other_bus, MemberTable(2.0), lambda: heartbeat("listening"))
+    beating = Presence(bus, MemberTable(2.0), lambda: heartbeat("beating", num_running=next(load)), BackgroundTasks())
+    listening = Presence(other_bus, MemberTable(2.0), lambda: heartbeat("listening"), BackgroundTasks())
     await beating.start()
     await listening.start()
     first = await joined(listening.table, "beating")
@@ -216,27 +218,31 @@ async def test_heartbeats_carry_what_is_true_at_the_moment(bus: Bus, other_bus: 
     await listening.stop()
 
 
-class Reports(logging.Handler):
-    """Log messages to wait for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.messages: asyncio.Queue[str] = asyncio.Queue()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.messages.put_nowait(record.getMessage())
-
-
-async def test_a_heartbeat_that_cannot_be_made_is_reported(bus: Bus, request: pytest.FixtureRequest) -> None:
-    reports = Reports()
-    logger = logging.getLogger("wire.presence")
-    logger.addHandler(reports)
-    request.addfinalizer(lambda: logger.removeHandler(reports))
+async def test_a_heartbeat_that_cannot_be_made_ends_the_process(bus: Bus) -> None:
     beats = iter([heartbeat("failing")] * 4)
-    presence = Presence(bus, MemberTable(2.0), lambda: next(beats))
-    await presence.start()
-    assert await asyncio.wait_for(reports.messages.get(), 20) == "the heartbeats have stopped"
+    background = BackgroundTasks()
+    presence = Presence(bus, MemberTable(2.0), lambda: next(beats), background)
+
+    async def live() -> None:
+        await presence.start()
+        await asyncio.Event().wait()
+
+    with pytest.raises(BackgroundTaskError, match="_beat"):
+        await asyncio.wait_for(background.guard(live()), 20)
     await presence.stop()
+
+
+async def test_an_id_that_no_instance_can_have_is_counted_and_dropped(
+    bus: Bus, other_bus: Bus, registry: CollectorRegistry
+) -> None:
+    listening = Presence(bus, MemberTable(3600.0), lambda: heartbeat("listening"), BackgroundTasks())
+    await listening.start()
+    for instance_id in ("a.b", "good"):
+        await other_bus.publish(subjects.presence(Stage.WORKER, "liar"), heartbeat(instance_id))
+    assert await joined(listening.table, "good") == heartbeat("good")
+    assert listening.table.get("a.b") is None
+    assert registry.get_sample_value("millrace_bus_undecodable_messages_total") == 1
+    await listening.stop()
 
 
 def test_the_sample_heartbeat_is_of_a_ready_worker() -> None:
