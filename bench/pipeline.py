@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import platform
-import socket
 import statistics
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from bench.hop import measure_hop_ms
-from bench.processes import ProcessGroup
+from bench.processes import ProcessGroup, free_port
 from bench.step_clock import read_run
 
 _WARM_UP_SHARE = 0.2
@@ -152,12 +151,6 @@ def _trace_sink() -> Iterator[str]:
     server.shutdown()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def pipeline(folder: Path) -> Iterator[Bench]:
     """The real stages and the broker, one process each."""
@@ -168,7 +161,7 @@ def pipeline(folder: Path) -> Iterator[Bench]:
             "MILLRACE_TRACE_SAMPLE_RATIO": "0.01",
             "MILLRACE_LOG_LEVEL": "warning",
         }
-        port = _free_port()
+        port = free_port()
         group.start_module("tokenizer", "tokenizer_svc", [], common)
         group.start_module("detokenizer", "detokenizer_svc", [], common)
         group.start_module("worker", "bench.pipeline_worker", [], common | {"MILLRACE_CLOCK_FOLDER": str(folder)})
@@ -182,7 +175,7 @@ def pipeline(folder: Path) -> Iterator[Bench]:
 def floor(folder: Path) -> Iterator[Bench]:
     """One process, no bus."""
     with ProcessGroup(folder) as group:
-        port = _free_port()
+        port = free_port()
         group.start_module("one process", "bench.one_process", [str(port), str(folder)], {})
         url = f"http://127.0.0.1:{port}"
         group.wait_for_http(url)

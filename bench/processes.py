@@ -1,6 +1,7 @@
 """Processes of a benchmark: started, watched for CPU time, and ended with it."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -82,3 +83,10 @@ def _cpu_seconds(pid: int) -> float:
     """Of all threads, as the scheduler counted it; clock ticks would count double what wakes with the clock."""
     statistics = [file.read_text(encoding="ascii") for file in Path(f"/proc/{pid}/task").glob("*/schedstat")]
     return sum(int(line.split()[0]) for line in statistics) / 1e9
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
