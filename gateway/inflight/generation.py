@@ -32,6 +32,7 @@ class Cause(enum.StrEnum):
     GAP = "gap"
     FAILED = "failed"
     RELEASED = "released"
+    UNAVAILABLE = "unavailable"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,19 +14,15 @@ from gateway.inflight.generation import Attempt, Cause, Clock, Generation
 from gateway.inflight.in_flight import InFlight
 from gateway.inflight.outbox import Outbox
 from gateway.inflight.receipts import ACCEPTANCE_S, Receipts
+from gateway.inflight.verdicts import backoff, is_missing, needed, overdue, patience, suspect
 from wire.columns import unpack_u8, unpack_u32, unpack_u64
 from wire.messages import Dispatched, ErrorCode, Failed, InstanceState, Progress, Released, RequestState, Stage
 from wire.presence import Member, MemberTable
 
 TICK_S = 0.1
 _LATE_TICK_S = 0.5
-_BEHIND_S = 1.0
-_SILENCE_S = 2.0
-_MAX_MISSING = 2
 _MAX_CRASHES = 3
 _MAX_REPAIRS = 30
-_FIRST_BACKOFF_S = 0.05
-_LONGEST_BACKOFF_S = 2.0
 
 _LOST = {
     Stage.TOKENIZER: Cause.TOKENIZER_LOST,
@@ -128,8 +124,7 @@ class Recovery:
             if attempt is None or attempt.holder_id != sender_id or attempt.accept_by or attempt.key in named:
                 continue
             attempt.num_missing += 1
-            # A worker that is done with a request forgets it while its last tokens are still on their way.
-            if attempt.num_missing >= _MAX_MISSING and now - generation.last_token_at > _BEHIND_S:
+            if is_missing(generation, attempt, now):
                 self.repair(generation, Cause.MISSING)
 
     def failed(self, message: Failed) -> None:
@@ -143,6 +138,10 @@ class Recovery:
             self.repair(generation, Cause.GAP)
         elif message.code is ErrorCode.INTERNAL:
             self.repair(generation, Cause.FAILED, suspect_id=message.sender.instance_id)
+        elif message.code is ErrorCode.UNAVAILABLE:
+            if self._give_up(generation, Cause.UNAVAILABLE):
+                generation.suspects.clear()  # without them there is nobody
+                self.park(generation, Stage.WORKER)
         else:
             self.repair(generation, Cause.RELEASED)
 
@@ -168,7 +167,7 @@ class Recovery:
         cause = Cause.RELEASED if has_left else _LOST[stage]
         for generation in self._in_flight:
             attempt = generation.attempt
-            if attempt is not None and member.instance_id in _needed(attempt, stage):
+            if attempt is not None and needed(attempt, stage) == member.instance_id:
                 self.repair(generation, cause, suspect_id=member.instance_id)
 
     def joined(self, member: Member) -> None:
@@ -199,48 +198,40 @@ class Recovery:
             self.forgive()
         for generation in self._in_flight:
             if generation.attempt is not None:
-                if cause := self._overdue(generation, generation.attempt, now):
-                    self.repair(generation, cause, suspect_id=_suspect(generation.attempt, cause))
+                if cause := overdue(generation, generation.attempt, self._receipts, self._members, now):
+                    self.repair(generation, cause, suspect_id=suspect(generation.attempt, cause))
             elif now >= generation.resume_at:
                 self._resume(generation)
 
-    def _overdue(self, generation: Generation, attempt: Attempt, now: float) -> Cause | None:
-        if attempt.accept_by is not None:
-            return Cause.NOT_ACCEPTED if self._receipts.is_lost(attempt.holder_id, attempt.accept_by, now) else None
-        # Tokens that keep coming, however late under load, are a sign of life, and a repair would only delay them.
-        if now - max(attempt.heard_at, generation.last_token_at) > _SILENCE_S:
-            return Cause.SILENT
-        is_behind = attempt.owed > generation.num_received and not _has_stopped_early(generation)
-        if is_behind and now - max(attempt.owed_since, generation.last_token_at) > _BEHIND_S:
-            return Cause.BEHIND
-        worker = self._members.get(attempt.worker_id) if attempt.worker_id else None
-        if worker is not None and worker.is_hung:
-            return Cause.WORKER_HUNG
-        return None
-
     def repair(self, generation: Generation, cause: Cause, suspect_id: str = "") -> None:
         """Gives the attempt up and plans the next one, unless the request has failed too often."""
+        if not self._give_up(generation, cause):
+            return
+        generation.num_repairs += 1
+        generation.num_crashes += cause in _CRASHES
+        generation.suspects.update({suspect_id} - {""})
+        now = self._clock()
+        generation.disturbed_since = generation.disturbed_since or now
+        if generation.num_crashes >= _MAX_CRASHES or generation.num_repairs > _MAX_REPAIRS:
+            self._fail(generation, _gave_up(generation, cause))
+            return
+        generation.resume_at = now + backoff(generation.num_repairs)
+        if generation.resume_at <= now:
+            self._resume(generation)
+
+    def _give_up(self, generation: Generation, cause: Cause) -> bool:
+        """Ends the attempt; false if there is none."""
         attempt = self._in_flight.end_attempt(generation)
         if attempt is None:
-            return
+            return False
         self._counters.count_repair(cause)
         self._on_attempt_ended(generation, attempt, cause)
         self.abandon(attempt)
         if generation.num_received > attempt.num_received_before:
             generation.num_repairs = generation.num_crashes = 0
             generation.suspects.clear()
-        generation.num_repairs += 1
-        generation.num_crashes += cause in _CRASHES
-        generation.suspects.update({suspect_id} - {""})
         generation.next_cause = cause
-        now = self._clock()
-        generation.disturbed_since = generation.disturbed_since or now
-        if generation.num_crashes >= _MAX_CRASHES or generation.num_repairs > _MAX_REPAIRS:
-            self._fail(generation, _gave_up(generation, cause))
-            return
-        generation.resume_at = now + _backoff(generation.num_repairs)
-        if generation.resume_at <= now:
-            self._resume(generation)
+        return True
 
     def abandon(self, attempt: Attempt) -> None:
         """Tells whoever works on the attempt to stop; everybody, while its worker is not known."""
@@ -248,43 +239,18 @@ class Recovery:
         self.outbox.aborts.extend((holder_id, attempt.key) for holder_id in holders)
 
     def park(self, generation: Generation, missing: Stage) -> None:
-        """There is nobody to send to: waits, up to the resume timeout."""
+        """There is nobody to send to: waits, up to the resume timeout. That is no failure of the request's."""
         now = self._clock()
         generation.disturbed_since = generation.disturbed_since or now
-        if now - generation.disturbed_since >= self._resume_timeout_s:
+        waited_s = now - generation.disturbed_since
+        if waited_s >= self._resume_timeout_s:
             self._fail(generation, _no_instance(missing, self._resume_timeout_s))
         else:
-            generation.resume_at = now + TICK_S
+            generation.resume_at = now + min(patience(waited_s, TICK_S), self._resume_timeout_s - waited_s)
 
     def _resume(self, generation: Generation) -> None:
         generation.resume_at = math.inf
         self.outbox.due.append(generation)
-
-
-def _needed(attempt: Attempt, stage: Stage) -> tuple[str, ...]:
-    """The instances of a stage that the attempt still depends on; a tokenizer only until it has passed it on."""
-    if stage is Stage.WORKER:
-        return (attempt.worker_id,)
-    if stage is Stage.DETOKENIZER:
-        return (attempt.detokenizer_id,)
-    return () if attempt.worker_id else (attempt.tokenizer_id,)
-
-
-def _suspect(attempt: Attempt, cause: Cause) -> str:
-    """Who is to be avoided next: the holder, unless it has told of tokens that then did not come."""
-    return attempt.detokenizer_id if cause is Cause.BEHIND else attempt.holder_id
-
-
-def _has_stopped_early(generation: Generation) -> bool:
-    """A stop string ends a choice before the worker knows: its count then holds tokens that nobody will send."""
-    return any(choice.finish is not None and isinstance(choice.finish.matched, str) for choice in generation.choices)
-
-
-def _backoff(num_repairs: int) -> float:
-    """Nothing before the first repeat, then doubling up to a limit, with jitter."""
-    if num_repairs <= 1:
-        return 0.0
-    return min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0**num_repairs) * random.uniform(0.5, 1.0)
 
 
 def _gave_up(generation: Generation, cause: Cause) -> RequestError:

@@ -1,0 +1,66 @@
+"""What a look at an attempt tells: whether it is overdue, whom it needs, and who is to blame. Changes nothing."""
+
+import random
+
+from gateway.inflight.generation import Attempt, Cause, Generation
+from gateway.inflight.receipts import Receipts
+from wire.messages import Stage
+from wire.presence import MemberTable
+
+_BEHIND_S = 1.0
+_SILENCE_S = 2.0
+_MAX_MISSING = 2
+_FIRST_BACKOFF_S = 0.05
+_LONGEST_BACKOFF_S = 2.0
+
+
+def overdue(
+    generation: Generation, attempt: Attempt, receipts: Receipts, members: MemberTable, now: float
+) -> Cause | None:
+    """Why the attempt counts as lost, if some deadline of it has passed."""
+    if attempt.accept_by is not None:
+        return Cause.NOT_ACCEPTED if receipts.is_lost(attempt.holder_id, attempt.accept_by, now) else None
+    # Tokens that keep coming, however late under load, are a sign of life, and a repair would only delay them.
+    if now - max(attempt.heard_at, generation.last_token_at) > _SILENCE_S:
+        return Cause.SILENT
+    is_behind = attempt.owed > generation.num_received and not _has_stopped_early(generation)
+    if is_behind and now - max(attempt.owed_since, generation.last_token_at) > _BEHIND_S:
+        return Cause.BEHIND
+    worker = members.get(attempt.worker_id) if attempt.worker_id else None
+    return Cause.WORKER_HUNG if worker is not None and worker.is_hung else None
+
+
+def is_missing(generation: Generation, attempt: Attempt, now: float) -> bool:
+    """Whether the holder's reports leave it out for good. The last tokens of what it is done with may still come."""
+    return attempt.num_missing >= _MAX_MISSING and now - generation.last_token_at > _BEHIND_S
+
+
+def needed(attempt: Attempt, stage: Stage) -> str:
+    """The instance of a stage that the attempt still depends on; a tokenizer only until it has passed it on."""
+    if stage is Stage.WORKER:
+        return attempt.worker_id
+    if stage is Stage.DETOKENIZER:
+        return attempt.detokenizer_id
+    return "" if attempt.worker_id else attempt.tokenizer_id
+
+
+def suspect(attempt: Attempt, cause: Cause) -> str:
+    """Who is to be avoided next: the holder, unless it has told of tokens that then did not come."""
+    return attempt.detokenizer_id if cause is Cause.BEHIND else attempt.holder_id
+
+
+def backoff(num_repairs: int) -> float:
+    """Nothing before the first repeat, then doubling up to a limit, with jitter."""
+    if num_repairs <= 1:
+        return 0.0
+    return min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0**num_repairs) * random.uniform(0.5, 1.0)
+
+
+def patience(waited_s: float, shortest_s: float) -> float:
+    """How long the parked wait before they look again: as long as they have waited, up to a limit, with jitter."""
+    return min(max(waited_s, shortest_s), _LONGEST_BACKOFF_S) * random.uniform(0.5, 1.0)
+
+
+def _has_stopped_early(generation: Generation) -> bool:
+    """A stop string ends a choice before the worker knows: its count then holds tokens that nobody will send."""
+    return any(choice.finish is not None and isinstance(choice.finish.matched, str) for choice in generation.choices)
