@@ -7,6 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from gpu_worker.finished_requests import FinishedRequests
+from gpu_worker.held_requests import HeldRequest
 from gpu_worker.token_rows import MAX_BATCH_BYTES, PLAIN_ROW_BYTES, PlainRows, TokenRow, as_batch, split
 from wire.codec import encode
 from wire.messages import Peer, TokenBatch
@@ -21,6 +23,7 @@ class DetokenizerChannel:
     def __init__(self, worker: Peer, clock: Callable[[], float] = time.monotonic) -> None:
         self._worker = worker
         self._clock = clock
+        self.finished = FinishedRequests(clock)
         self._pending: dict[int, TokenRow] = {}
         self._plain = PlainRows()
         self._unacked: deque[tuple[int, int]] = deque()
@@ -68,6 +71,13 @@ class DetokenizerChannel:
         else:
             waiting.extend(row)
 
+    def finish(self, request: HeldRequest) -> None:
+        """No row of this request follows; those that are here or on their way are not acknowledged yet."""
+        if not self.is_settled:
+            self.finished.add(request)
+            if not self.has_pending:
+                self.finished.note_sent(self._last_seq)
+
     def discard(self, stream_id: int) -> None:
         """Forgets the waiting row of a stream that was aborted."""
         self.begin_step()
@@ -86,6 +96,7 @@ class DetokenizerChannel:
         else:
             plain, self._plain = self._plain, PlainRows()
             messages = [self._noted(plain.as_batch(self._worker, self._next_seq()))]
+        self.finished.note_sent(self._last_seq)
         self._blocked_since = self._clock() if self.is_blocked else None
         return messages
 
@@ -101,6 +112,7 @@ class DetokenizerChannel:
 
     def acknowledge(self, batch_seq: int) -> None:
         """Every batch up to `batch_seq` has been processed."""
+        self.finished.acknowledge(batch_seq)
         while self._unacked and self._unacked[0][0] <= batch_seq:
             _, size = self._unacked.popleft()
             self._num_unacked_bytes -= size
@@ -108,6 +120,7 @@ class DetokenizerChannel:
 
     def forget_unacked(self) -> None:
         """Those batches may be lost: their acknowledgements will not come, and the gateways repair the gaps."""
+        self.finished.forget_sent()
         self._unacked.clear()
         self._num_unacked_bytes = 0
         self._blocked_since = None

@@ -79,7 +79,7 @@ class Outbox:
 
     async def send_progress(self, queue_positions: Mapping[int, int]) -> None:
         """Tells every gateway how its requests stand."""
-        for gateway, report in list(progress.reports(self._held, self._peer, queue_positions)):
+        for gateway, report in list(progress.reports(self._held, self._router.finished(), self._peer, queue_positions)):
             await self._tell(gateway, report)
 
     async def fail(self, gateway: Peer, key: int, code: ErrorCode, message: str, *, is_retryable: bool) -> None:

@@ -1,8 +1,10 @@
 """From the engine's step results to rows for each detokenizer, and to the requests that they finish."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gpu_worker.detokenizer_channel import DetokenizerChannel
+from gpu_worker.finished_requests import FinishedRequest
 from gpu_worker.held_requests import HeldRequest, HeldRequests, Stream
 from gpu_worker.scheduling.batch import StepResult
 from gpu_worker.scheduling.sequence import Finish, Sequence
@@ -38,6 +40,11 @@ class ResultRouter:
         """Whether the detokenizers have processed everything."""
         return all(channel.is_settled for channel in self.channels.values())
 
+    def finished(self) -> Iterator[FinishedRequest]:
+        """The requests whose last rows are still on their way to their detokenizers."""
+        for channel in self.channels.values():
+            yield from channel.finished
+
     def route(self, result: StepResult) -> list[BrokenRequest]:
         """Hands every row to its channel; returns the requests that broke, which are then no longer held."""
         broken: list[BrokenRequest] = []
@@ -70,7 +77,10 @@ class ResultRouter:
         for stream in request.streams.values():
             if choice in (None, stream.choice):
                 channel.discard(stream.stream_id)
-        return self._held.drop(key, choice)
+        is_known = self._held.drop(key, choice)
+        if choice is not None and is_known and not request.streams:
+            channel.finish(request)  # its other choices have ended by themselves
+        return is_known
 
     def _add_or_break(
         self, stream: Stream, sequence: Sequence, row: TokenRow, finish: Finish | None, broken: list[BrokenRequest]
@@ -94,7 +104,10 @@ class ResultRouter:
             self._held.finish(stream)
             if not request.streams:
                 request.spans.finish([finish.reason], request.num_output_tokens, sequence.times.finished_ns)
-        self.channel(request.job.detokenizer).add(row)
+        channel = self.channel(request.job.detokenizer)
+        channel.add(row)
+        if not request.streams:
+            channel.finish(request)
 
 
 def _stream_finish(sequence: Sequence, finish: Finish) -> StreamFinish:

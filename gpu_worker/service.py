@@ -214,6 +214,7 @@ class WorkerService:
             await asyncio.sleep(HEARTBEAT_INTERVAL_S)
             await self._outbox.send_progress(self._queue_positions())
             for detokenizer, channel in self._router.channels.items():
+                channel.finished.forget_unheard(self._limits.stall_timeout_s)
                 if channel.is_stalled(self._limits.stall_timeout_s):
                     log.warning("%s acknowledges nothing: its batches may be lost", detokenizer)
                     self._metrics.stalls.inc()

@@ -114,7 +114,9 @@ class Recovery:
         generation.disturbed_since = None
         attempt.is_running = attempt.is_running or state != RequestState.QUEUED
         num_received = generation.num_received
-        if num_received >= attempt.owed:
+        if state is RequestState.FINISHED:  # the rest is on its way, until the worker says no more of it
+            attempt.owed = 0
+        elif num_received >= attempt.owed:
             attempt.owed, attempt.owed_since = (num_output_tokens, now) if num_output_tokens > num_received else (0, 0)
 
     def _count_missing(self, sender_id: str, named: set[int]) -> None:

@@ -68,13 +68,20 @@ class Rig:
             self.clock.now += TICK_S
             self.recovery.tick()
 
-    def report(self, sender: Peer, *keys: int, num_tokens: int = 0, is_receipt: bool = False) -> None:
+    def report(
+        self,
+        sender: Peer,
+        *keys: int,
+        num_tokens: int = 0,
+        is_receipt: bool = False,
+        state: RequestState = RequestState.RUNNING,
+    ) -> None:
         """A `Progress`."""
         self.recovery.progress(
             Progress(
                 sender=sender,
                 keys=pack_u64(keys),
-                states=pack_u8([RequestState.RUNNING] * len(keys)),
+                states=pack_u8([state] * len(keys)),
                 queue_positions=pack_u32([0] * len(keys)),
                 num_output_tokens=pack_u32([num_tokens] * len(keys)),
                 is_receipt=is_receipt,
@@ -211,6 +218,21 @@ def test_a_worker_that_is_done_may_forget_what_is_still_on_its_way(rig: Rig) -> 
         rig.report(WORKER)
     assert rig.cause is None
     rig.wait(0.6)
+    rig.report(WORKER)
+    assert rig.cause is Cause.MISSING
+
+
+def test_what_is_finished_is_on_its_way_for_as_long_as_the_worker_says_so(rig: Rig) -> None:
+    rig.run()
+    rig.report(WORKER, 1, num_tokens=2)
+    for _ in range(10):
+        rig.wait(0.5)
+        rig.report(WORKER, 1, num_tokens=3, state=RequestState.FINISHED)
+    assert rig.cause is None
+    rig.wait(0.5)
+    rig.report(WORKER)
+    rig.wait(0.5)
+    assert rig.cause is None
     rig.report(WORKER)
     assert rig.cause is Cause.MISSING
 

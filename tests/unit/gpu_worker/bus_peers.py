@@ -93,7 +93,7 @@ class WorkerUnderTest:
 
 @asynccontextmanager
 async def running_worker(
-    nats_url: str, engine: HostedEngine, *, drain_timeout_s: float = 5.0
+    nats_url: str, engine: HostedEngine, *, drain_timeout_s: float = 5.0, stall_timeout_s: float = 60.0
 ) -> AsyncIterator[WorkerUnderTest]:
     """A ready worker around `engine`; its model name is its own, so that tests do not hear each other."""
     name = f"model-of-{id(engine)}"
@@ -102,7 +102,7 @@ async def running_worker(
     host = EngineHost(lambda: loaded, lambda error: None)
     metrics = WorkerMetrics(node.registry)
     service = WorkerService(
-        node, host, metrics, WorkerLimits(drain_timeout_s, 60.0, 77.0), StepLog(), {"page_size": 16}
+        node, host, metrics, WorkerLimits(drain_timeout_s, stall_timeout_s, 77.0), StepLog(), {"page_size": 16}
     )
     bus = await Bus.connect(BusOptions(url=nats_url), "peers", BusMetrics(CollectorRegistry()))
     gateway, detokenizer = Mailbox(), Mailbox()

@@ -12,7 +12,7 @@ from gpu_worker.synthetic import SyntheticEngine, SyntheticOptions
 from tests.unit.gpu_worker.bus_peers import DETOKENIZER, GATEWAY, Mailbox, job, running_worker
 from tests.unit.wire.broker import Broker
 from wire import subjects
-from wire.columns import pack_u32, unpack_u32, unpack_u64
+from wire.columns import pack_u32, unpack_u8, unpack_u32, unpack_u64
 from wire.messages import (
     Abort,
     BatchAck,
@@ -28,6 +28,7 @@ from wire.messages import (
     Peer,
     Progress,
     Released,
+    RequestState,
     SequenceStart,
     Stage,
     TokenBatch,
@@ -246,3 +247,28 @@ async def test_a_job_from_or_for_nobody_harms_no_other(nats_url: str, fault: dic
         await worker.send_job(job(29))
         await worker.detokenizer.until(lambda messages: num_finished(messages) == 1)
         assert worker.node.registry.get_sample_value("millrace_bus_undecodable_messages_total") == 1
+
+
+def states(report: Progress) -> dict[int, RequestState]:
+    """The state of every key that a report names."""
+    return dict(zip(unpack_u64(report.keys), map(RequestState, unpack_u8(report.states)), strict=True))
+
+
+async def test_a_finished_request_is_reported_until_its_last_tokens_are_acknowledged(nats_url: str) -> None:
+    async with running_worker(nats_url, fast_engine()) as worker:
+        await worker.send_job(job(30, max_new_tokens=4))
+        report = await worker.gateway.first(Progress, lambda report: states(report) == {30: RequestState.FINISHED})
+        assert list(unpack_u32(report.num_output_tokens)) == [4]
+        await worker.send_control(BatchAck(DETOKENIZER, worker.peer, worker.detokenizer.batches()[-1].batch_seq))
+        await worker.send_job(job(31, max_new_tokens=4))
+        await worker.gateway.first(Progress, lambda report: states(report) == {31: RequestState.FINISHED})
+
+
+async def test_a_finished_request_is_forgotten_when_its_last_tokens_may_be_lost(nats_url: str) -> None:
+    async with running_worker(nats_url, engine := GatedEngine(), stall_timeout_s=0.7) as worker:
+        engine.gate.release()
+        await worker.send_job(job(32, max_new_tokens=1))
+        await worker.send_job(job(33, max_new_tokens=2))
+        await worker.gateway.first(Progress, lambda report: states(report).get(32) is RequestState.FINISHED)
+        await worker.gateway.first(Progress, lambda report: not report.is_receipt and list(states(report)) == [33])
+        engine.gate.release(2)

@@ -1,0 +1,51 @@
+"""The channels to the detokenizers, without an engine and without a bus."""
+
+from gpu_worker.held_requests import HeldRequests
+from gpu_worker.hop_spans import HopSpans
+from gpu_worker.result_router import ResultRouter
+from gpu_worker.token_rows import TokenRow
+from tests.unit.gpu_worker.bus_peers import DETOKENIZER, job
+from wire.messages import Peer, SequenceStart, Stage
+from wire.telemetry import Tracing
+
+WORKER = Peer("worker-1", 1)
+
+
+class Rig:
+    """A router whose requests are held and whose rows the test adds itself."""
+
+    def __init__(self) -> None:
+        self.held = HeldRequests()
+        self.router = ResultRouter(WORKER, self.held)
+
+    def hold(self, key: int, num_choices: int = 1) -> list[int]:
+        """A request; the ids of its streams."""
+        wanted = job(key, starts=tuple(map(SequenceStart, range(num_choices))))
+        spans = HopSpans(Tracing("", 1.0, Stage.WORKER, WORKER.instance_id), wanted, 0, "subject")
+        return list(self.held.hold(wanted, 0, spans).streams)
+
+    def finished(self) -> list[int]:
+        """The keys that are finished and not acknowledged."""
+        return [finished.key for finished in self.router.finished()]
+
+
+def test_when_the_detokenizer_stops_the_last_choice_the_others_may_be_on_their_way() -> None:
+    rig = Rig()
+    first, second = rig.hold(7, num_choices=2)
+    channel = rig.router.channel(DETOKENIZER)
+    channel.add(TokenRow(first, 0, [1]))
+    channel.take_messages()
+    rig.held.finish(rig.held.streams[first])
+    assert rig.router.drop(7, rig.held.streams[second].choice)
+    assert rig.finished() == [7]
+    channel.acknowledge(1)
+    assert rig.finished() == []
+
+
+def test_what_is_aborted_as_a_whole_is_not_reported() -> None:
+    rig = Rig()
+    (stream,) = rig.hold(7)
+    rig.router.channel(DETOKENIZER).add(TokenRow(stream, 0, [1]))
+    rig.router.channel(DETOKENIZER).take_messages()
+    assert rig.router.drop(7)
+    assert rig.finished() == []
