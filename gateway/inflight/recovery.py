@@ -14,6 +14,7 @@ from gateway.inflight.generation import Attempt, Cause, Clock, Generation
 from gateway.inflight.in_flight import InFlight
 from gateway.inflight.outbox import Outbox
 from gateway.inflight.receipts import ACCEPTANCE_S, Receipts
+from gateway.inflight.strangers import Strangers
 from gateway.inflight.verdicts import backoff, is_missing, needed, overdue, patience, suspect
 from wire.columns import unpack_u8, unpack_u32, unpack_u64
 from wire.messages import Dispatched, ErrorCode, Failed, InstanceState, Progress, Released, RequestState, Stage
@@ -57,6 +58,7 @@ class Recovery:
     ) -> None:
         self.outbox = Outbox()
         self._receipts = Receipts()
+        self._strangers = Strangers()
         self._in_flight = in_flight
         self._members = members
         self._counters = counters
@@ -93,7 +95,8 @@ class Recovery:
                 self._hear(generation, generation.attempt, sender_id, RequestState(state), num_output_tokens)
             elif state != RequestState.FINISHED:
                 self._counters.count_unknown_keys(1)
-                self.outbox.aborts.append((sender_id, key))
+                if self._strangers.is_due(key, self._clock()):
+                    self.outbox.aborts.append(("", key))  # to all: a detokenizer, which reports none, may hold it too
         if message.is_receipt:
             self._receipts.note(sender_id, self._clock())
         else:

@@ -238,10 +238,10 @@ async def test_repetitions_and_stale_attempts_change_nothing(scene: Scene) -> No
 async def test_a_report_about_an_unknown_request_is_answered_by_an_abort(scene: Scene) -> None:
     await scene.pipeline.worker.report(scene.node.instance.instance_id, 4711, RequestState.RUNNING, 1)
 
-    abort = await asyncio.wait_for(scene.pipeline.worker.aborts.get(), 5)
-
-    assert abort.key == 4711
-    assert abort.sender == scene.node.instance.peer
+    for stage in (scene.pipeline.worker, scene.pipeline.detokenizer):
+        abort = await asyncio.wait_for(stage.aborts.get(), 5)
+        assert abort.key == 4711
+        assert abort.sender == scene.node.instance.peer
 
 
 async def test_resumed_ids_are_those_that_were_delivered(scene: Scene) -> None:

@@ -472,11 +472,23 @@ def test_a_blind_judge_starts_every_deadline_anew(rig: Rig) -> None:
     assert rig.cause is Cause.BEHIND
 
 
-def test_an_unknown_key_is_answered_by_an_abort(rig: Rig) -> None:
+def test_an_unknown_key_is_answered_by_an_abort_to_all(rig: Rig) -> None:
     rig.report(WORKER, 1, 77)
 
-    assert rig.recovery.outbox.take_aborts() == [(WORKER.instance_id, 77)]
+    assert rig.recovery.outbox.take_aborts() == [("", 77)]
     assert rig.counted.unknown == 1
+
+
+def test_an_unknown_key_is_answered_once_in_three_seconds(rig: Rig) -> None:
+    num_answers = 0
+    for _ in range(20):
+        rig.report(WORKER, 77)
+        rig.report(TOKENIZER, 77)
+        num_answers += len(rig.recovery.outbox.take_aborts())
+        rig.wait(0.5)
+    assert num_answers == 4
+    rig.report(WORKER, 78)
+    assert rig.recovery.outbox.take_aborts() == [("", 78)]
 
 
 def test_messages_about_past_attempts_change_nothing(rig: Rig) -> None:
