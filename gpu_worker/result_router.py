@@ -10,6 +10,7 @@ from gpu_worker.scheduling.batch import StepResult
 from gpu_worker.scheduling.sequence import Finish, Sequence
 from gpu_worker.token_rows import TokenRow
 from wire.messages import FinishReason, Peer, StreamFinish
+from wire.presence import MemberTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +74,25 @@ class ResultRouter:
         request = self._held.get(key)
         if request is None:
             return False
-        channel = self.channel(request.job.detokenizer)
-        for stream in request.streams.values():
-            if choice in (None, stream.choice):
-                channel.discard(stream.stream_id)
+        doomed = [stream.stream_id for stream in request.streams.values() if choice in (None, stream.choice)]
         is_known = self._held.drop(key, choice)
-        if choice is not None and is_known and not request.streams:
-            channel.finish(request)  # its other choices have ended by themselves
+        channel = self.channels.get(request.job.detokenizer.instance_id)
+        if channel is not None:  # none was needed yet, or its detokenizer is lost
+            for stream_id in doomed:
+                channel.discard(stream_id)
+            if choice is not None and not request.streams:
+                channel.finish(request)  # its other choices have ended by themselves
         return is_known
+
+    def prune(self, members: MemberTable) -> None:
+        """Forgets the channels that nobody needs, to detokenizers that nobody hears: a late row makes one again."""
+        absent = [detokenizer for detokenizer in self.channels if members.get(detokenizer) is None]
+        if not absent:
+            return
+        used = {request.job.detokenizer.instance_id for request in self._held}
+        for detokenizer in absent:
+            if detokenizer not in used and not any(self.channels[detokenizer].finished):
+                del self.channels[detokenizer]
 
     def _add_or_break(
         self, stream: Stream, sequence: Sequence, row: TokenRow, finish: Finish | None, broken: list[BrokenRequest]

@@ -213,6 +213,7 @@ class WorkerService:
         while True:
             await asyncio.sleep(HEARTBEAT_INTERVAL_S)
             await self._outbox.send_progress(self._queue_positions())
+            self._router.prune(self._node.members)
             for detokenizer, channel in self._router.channels.items():
                 channel.finished.forget_unheard(self._limits.stall_timeout_s)
                 if channel.is_stalled(self._limits.stall_timeout_s):

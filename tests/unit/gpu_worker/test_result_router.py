@@ -5,10 +5,16 @@ from gpu_worker.hop_spans import HopSpans
 from gpu_worker.result_router import ResultRouter
 from gpu_worker.token_rows import TokenRow
 from tests.unit.gpu_worker.bus_peers import DETOKENIZER, job
-from wire.messages import Peer, SequenceStart, Stage
+from wire.messages import Heartbeat, InstanceState, Peer, SequenceStart, Stage
+from wire.presence import MemberTable
 from wire.telemetry import Tracing
 
 WORKER = Peer("worker-1", 1)
+
+
+def beat(state: InstanceState) -> Heartbeat:
+    """A heartbeat of the detokenizer."""
+    return Heartbeat(stage=Stage.DETOKENIZER, peer=DETOKENIZER, state=state, served_model_name="m", wire_level=1)
 
 
 class Rig:
@@ -49,3 +55,53 @@ def test_what_is_aborted_as_a_whole_is_not_reported() -> None:
     rig.router.channel(DETOKENIZER).take_messages()
     assert rig.router.drop(7)
     assert rig.finished() == []
+
+
+def test_who_aborts_a_request_makes_no_channel() -> None:
+    rig = Rig()
+    rig.hold(7)
+    assert rig.router.drop(7)
+    assert rig.router.channels == {}
+
+
+def test_a_channel_is_forgotten_when_its_detokenizer_is_lost_and_nobody_needs_it() -> None:
+    rig = Rig()
+    members = MemberTable(1e9)
+    members.hear(beat(InstanceState.READY))
+    (stream,) = rig.hold(7)
+    channel = rig.router.channel(DETOKENIZER)
+    channel.add(TokenRow(stream, 0, [1]))
+    channel.take_messages()
+    rig.router.prune(members)
+    members.hear(beat(InstanceState.LEAVING))
+    rig.router.prune(members)
+    assert rig.router.channels, "a request needs it"
+    rig.router.drop(7)
+    rig.router.prune(members)
+    assert rig.router.channels == {}
+
+
+def test_a_detokenizer_that_nobody_has_heard_yet_keeps_its_channel_until_it_has_what_is_finished() -> None:
+    rig = Rig()
+    (stream,) = rig.hold(7)
+    channel = rig.router.channel(DETOKENIZER)
+    channel.add(TokenRow(stream, 0, [1]))
+    request = rig.held.get(7)
+    assert request is not None
+    rig.held.finish(rig.held.streams[stream])
+    channel.finish(request)
+    rig.router.prune(MemberTable(1e9))
+    assert rig.router.channels
+    channel.take_messages()
+    channel.acknowledge(1)
+    rig.router.prune(MemberTable(1e9))
+    assert rig.router.channels == {}
+
+
+def test_a_member_keeps_its_channel() -> None:
+    rig = Rig()
+    members = MemberTable(1e9)
+    members.hear(beat(InstanceState.READY))
+    channel = rig.router.channel(DETOKENIZER)
+    rig.router.prune(members)
+    assert rig.router.channel(DETOKENIZER) is channel
