@@ -15,6 +15,7 @@ _MAX_TOP_K = 2**30
 _MAX_TOKENS = 2**31
 _ID_DIGITS = 10
 _MODEL_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_LIMIT = "max_new_tokens"
 
 
 class GivenSampling(Protocol):
@@ -76,6 +77,11 @@ def build_sampling(
 def left_to_model(given: GivenSampling) -> tuple[str, ...]:
     """The fields that the client left unset and the model's generation_config may set."""
     return tuple(name for name in _MODEL_FIELDS if getattr(given, name) is None)
+
+
+def unchosen_limit(*, is_default: bool) -> tuple[str, ...]:
+    """Marks a default of `max_new_tokens` as not the client's: it is cut to the room that is left, never refused."""
+    return (_LIMIT,) if is_default else ()
 
 
 def check_num_top_logprobs(name: str, value: int, limit: int) -> int:

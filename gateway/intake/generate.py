@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import msgspec
+
 from gateway.errors import bad_request
 from gateway.inflight.generation import Call, GenerationInput
 from gateway.intake.identity import request_ids
 from gateway.intake.prompts import any_prompt, check_num_prompts, is_ids
 from gateway.rendering.native import NativeAnswer, NativeForm
-from gateway.sampling import build_sampling, check_num_top_logprobs
+from gateway.sampling import build_sampling, check_num_top_logprobs, unchosen_limit
 from gateway.schemas.decode import decode_sampling
 from gateway.schemas.native import UNSUPPORTED, UNSUPPORTED_SAMPLING, GenerateRequest, NativeSampling
 from gateway.schemas.unsupported import refuse_unsupported
@@ -17,6 +19,8 @@ from wire.messages import Prompt
 from wire.sampling import SamplingParams
 
 T = TypeVar("T")
+
+_DEFAULT_NEW_TOKENS = 128
 
 
 def take_generate(body: GenerateRequest, settings: GatewaySettings) -> NativeAnswer:
@@ -27,8 +31,9 @@ def take_generate(body: GenerateRequest, settings: GatewaySettings) -> NativeAns
     samplings = [_build(body, one, index, len(prompts), settings) for index, one in enumerate(given)]
     ids = request_ids(body.rid, len(prompts), is_batch=is_batch)
     call = Call(settings.model_name, is_streaming=bool(body.stream))
-    for request_id, prompt, sampling in zip(ids, prompts, samplings, strict=True):
-        call.add(GenerationInput(request_id, prompt, sampling))
+    for request_id, prompt, sampling, one in zip(ids, prompts, samplings, given, strict=True):
+        unchosen = unchosen_limit(is_default=one.max_new_tokens is msgspec.UNSET)
+        call.add(GenerationInput(request_id, prompt, sampling, unchosen))
     form = NativeForm(
         is_list=is_batch or samplings[0].n > 1,
         is_incremental=settings.incremental_streaming_output,
@@ -75,7 +80,7 @@ def _build(
     num_top = _one_of("top_logprobs_num", body.top_logprobs_num, index, num_prompts, 0)
     return build_sampling(
         given,
-        max_new_tokens=given.max_new_tokens,
+        max_new_tokens=_DEFAULT_NEW_TOKENS if given.max_new_tokens is msgspec.UNSET else given.max_new_tokens,
         min_new_tokens=given.min_new_tokens,
         seed=given.sampling_seed,
         return_logprob=_one_of("return_logprob", body.return_logprob, index, num_prompts, False),

@@ -11,7 +11,7 @@ from gateway.intake.prompts import any_prompt, check_num_prompts, is_ids
 from gateway.rendering.chat import ChatAnswer
 from gateway.rendering.completion import CompletionAnswer
 from gateway.rendering.frame import ChunkFrame
-from gateway.sampling import build_sampling, check_num_top_logprobs, left_to_model
+from gateway.sampling import build_sampling, check_num_top_logprobs, left_to_model, unchosen_limit
 from gateway.schemas.openai import (
     UNSUPPORTED_CHAT,
     UNSUPPORTED_COMPLETION,
@@ -54,7 +54,7 @@ def take_completion(body: CompletionRequest, settings: GatewaySettings) -> tuple
     sampling = _sampling(body, limit, body.logprobs is not None, num_top)
     call, frame = _call(body, settings, "cmpl", "text_completion")
     for request_id, prompt in zip(_sub_ids(frame.request_id, len(prompts)), prompts, strict=True):
-        call.add(GenerationInput(request_id, prompt, sampling))
+        call.add(GenerationInput(request_id, prompt, sampling, unchosen_limit(is_default=body.max_tokens is None)))
     answer = CompletionAnswer(call, frame, body.logprobs is not None, settings.stream_interval)
     return answer, prompts
 

@@ -80,10 +80,10 @@ UNSUPPORTED: dict[str, Neutral] = {
 class NativeSampling(msgspec.Struct, kw_only=True):
     """`sampling_params` of `/generate`. A null means the default; an unknown field is an error.
 
-    `max_new_tokens` is 128 when absent, and up to the end of the context when null.
+    `max_new_tokens` is 128 when absent (less near the end of the context), and up to the end of the context when null.
     """
 
-    max_new_tokens: int | None = 128
+    max_new_tokens: int | None | msgspec.UnsetType = msgspec.UNSET
     min_new_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None

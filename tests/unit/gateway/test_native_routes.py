@@ -125,6 +125,15 @@ async def test_the_number_of_tokens_defaults_to_128_and_null_means_the_context(s
     assert scene.pipeline.jobs[-1].sampling.max_new_tokens is None
 
 
+@pytest.mark.parametrize(("params", "is_cut"), [({}, True), ({"max_new_tokens": 128}, False)])
+async def test_only_the_default_limit_may_be_cut_to_the_room_that_is_left(
+    scene: Scene, params: dict[str, Any], is_cut: bool
+) -> None:
+    await scene.post("/generate", {"text": "x", "sampling_params": params})
+
+    assert ("max_new_tokens" in scene.pipeline.jobs[-1].sampling_from_model) is is_cut
+
+
 async def test_a_seed_is_passed_on_and_else_drawn_anew(scene: Scene) -> None:
     await scene.post("/generate", {"text": "x", "sampling_params": {"sampling_seed": -1, "max_new_tokens": 1}})
     assert scene.pipeline.jobs[-1].sampling.seed == 2**64 - 1

@@ -170,9 +170,20 @@ async def test_what_a_chat_leaves_unset_is_left_to_the_model(scene: Scene) -> No
     assert scene.pipeline.jobs[-1].sampling.temperature == 0.5
 
     await scene.post("/v1/completions", {"prompt": "x"})
-    assert scene.pipeline.jobs[-1].sampling_from_model == ()
+    assert scene.pipeline.jobs[-1].sampling_from_model == ("max_new_tokens",)
     assert scene.pipeline.jobs[-1].sampling.max_new_tokens == 16
     assert scene.pipeline.jobs[-1].prompt == TextPrompt("x")
+
+
+@pytest.mark.parametrize(("extra", "is_cut"), [({}, True), ({"max_tokens": None}, True), ({"max_tokens": 16}, False)])
+async def test_only_the_default_limit_of_a_completion_may_be_cut(
+    scene: Scene, extra: dict[str, Any], is_cut: bool
+) -> None:
+    await scene.post("/v1/completions", {"prompt": "x"} | extra)
+
+    job = scene.pipeline.jobs[-1]
+    assert job.sampling.max_new_tokens == 16
+    assert job.sampling_from_model == (("max_new_tokens",) if is_cut else ())
 
 
 async def test_a_given_rid_is_the_id(scene: Scene) -> None:
