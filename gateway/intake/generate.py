@@ -8,14 +8,14 @@ import msgspec
 from gateway.errors import bad_request
 from gateway.inflight.generation import Call, GenerationInput
 from gateway.intake.identity import request_ids
-from gateway.intake.prompts import any_prompt, check_num_prompts, is_ids
+from gateway.intake.prompts import check_num_prompts, ids_prompt
 from gateway.rendering.native import NativeAnswer, NativeForm
 from gateway.sampling import build_sampling, check_num_top_logprobs, unchosen_limit
 from gateway.schemas.decode import decode_sampling
 from gateway.schemas.native import UNSUPPORTED, UNSUPPORTED_SAMPLING, GenerateRequest, NativeSampling
 from gateway.schemas.unsupported import refuse_unsupported
 from gateway.settings import GatewaySettings
-from wire.messages import Prompt
+from wire.messages import Prompt, TextPrompt
 from wire.sampling import SamplingParams
 
 T = TypeVar("T")
@@ -45,18 +45,15 @@ def take_generate(body: GenerateRequest, settings: GatewaySettings) -> NativeAns
 
 def _prompts(body: GenerateRequest) -> tuple[list[Prompt], bool]:
     if body.text is not None:
-        name, given = "text", body.text
-        is_batch = isinstance(given, list)
-    elif body.input_ids is not None:
-        name, given = "input_ids", body.input_ids
-        is_batch = not is_ids(given)
-    else:
+        texts = [body.text] if isinstance(body.text, str) else body.text
+        check_num_prompts(texts, "text")
+        return [TextPrompt(text) for text in texts], isinstance(body.text, list)
+    if body.input_ids is None:
         raise bad_request("Either text, input_ids or input_embeds should be provided.")
-    if not given and not isinstance(given, str):
-        raise bad_request(f"{name} cannot be empty.", param=name)
-    several: list[Any] = given if is_batch else [given]  # type: ignore[assignment]  # a batch is a list
-    check_num_prompts(several, name)
-    return [any_prompt(value, name) for value in several], is_batch
+    is_batch = bool(body.input_ids) and isinstance(body.input_ids[0], list)
+    several = body.input_ids if is_batch else [body.input_ids]
+    check_num_prompts(several, "input_ids")
+    return [ids_prompt(ids, "input_ids") for ids in several], is_batch
 
 
 def _sampling(body: GenerateRequest, num_prompts: int) -> list[NativeSampling]:
@@ -74,16 +71,18 @@ def _sampling(body: GenerateRequest, num_prompts: int) -> list[NativeSampling]:
 def _build(
     body: GenerateRequest, given: NativeSampling, index: int, num_prompts: int, settings: GatewaySettings
 ) -> SamplingParams:
+    return_logprob = _one_of("return_logprob", body.return_logprob, index, num_prompts, False)
     start = _one_of("logprob_start_len", body.logprob_start_len, index, num_prompts, -1)
-    if start >= 0:
-        raise bad_request("logprob_start_len is not supported: only output tokens have logprobs.", "logprob_start_len")
+    if return_logprob and start >= 0:
+        message = f"logprob_start_len must be -1, since only output tokens have logprobs; got {start}."
+        raise bad_request(message, param="logprob_start_len")
     num_top = _one_of("top_logprobs_num", body.top_logprobs_num, index, num_prompts, 0)
     return build_sampling(
         given,
         max_new_tokens=_DEFAULT_NEW_TOKENS if given.max_new_tokens is msgspec.UNSET else given.max_new_tokens,
         min_new_tokens=given.min_new_tokens,
         seed=given.sampling_seed,
-        return_logprob=_one_of("return_logprob", body.return_logprob, index, num_prompts, False),
+        return_logprob=return_logprob,
         top_logprobs_num=check_num_top_logprobs("top_logprobs_num", num_top, settings.max_logprobs),
     )
 

@@ -28,4 +28,6 @@ def _text_of(part: Any) -> str:
         text: str = part["text"]
         return text
     kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    if kind == "text":
+        raise bad_request("A content part of type text must have its text as a string.", param="messages")
     raise bad_request(f"Content of type {kind} is not supported: only text is.", param="messages")

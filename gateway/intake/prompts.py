@@ -38,6 +38,8 @@ def any_prompt(value: Any, name: str) -> Prompt:
 
 
 def check_num_prompts(prompts: list[Any], name: str) -> None:
-    """Bounds what one call may ask for."""
+    """Bounds what one call may ask for, and refuses a list of nothing."""
+    if not prompts:
+        raise bad_request(f"{name} cannot be empty.", param=name)
     if len(prompts) > MAX_PROMPTS:
         raise bad_request(f"{name} may hold at most {MAX_PROMPTS} prompts, got {len(prompts)}.", param=name)

@@ -83,7 +83,7 @@ class NativeSampling(msgspec.Struct, kw_only=True):
     `max_new_tokens` is 128 when absent (less near the end of the context), and up to the end of the context when null.
     """
 
-    max_new_tokens: int | None | msgspec.UnsetType = msgspec.UNSET
+    max_new_tokens: int | msgspec.UnsetType | None = msgspec.UNSET
     min_new_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None

@@ -141,6 +141,12 @@ async def test_a_seed_is_passed_on_and_else_drawn_anew(scene: Scene) -> None:
     assert scene.pipeline.jobs[-1].sampling.seed != scene.pipeline.jobs[-2].sampling.seed
 
 
+async def test_where_logprobs_would_start_matters_only_if_they_are_asked_for(scene: Scene) -> None:
+    answer = await scene.post("/generate", ASK | {"return_logprob": False, "logprob_start_len": 0})
+
+    assert "output_token_logprobs" not in answer.json()["meta_info"]
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -157,7 +163,14 @@ async def test_a_seed_is_passed_on_and_else_drawn_anew(scene: Scene) -> None:
         ({"text": "a", "image_data": "x"}, "image_data is not supported."),
         ({"text": "a", "input_embeds": [[0.1]]}, "input_embeds is not supported."),
         ({"text": "a", "token_ids_logprob": [1]}, "token_ids_logprob is not supported."),
-        ({"text": "a", "return_logprob": True, "logprob_start_len": 0}, "logprob_start_len is not supported"),
+        (
+            {"text": "a", "return_logprob": True, "logprob_start_len": 3},
+            "logprob_start_len must be -1, since only output",
+        ),
+        ({"input_ids": ["a"]}, "input_ids: Expected `int`, got `str`"),
+        ({"input_ids": [[1], "a"]}, "input_ids: Expected `array`, got `str`"),
+        ({"input_ids": [[1], []]}, "input_ids cannot be empty."),
+        ({"text": []}, "text cannot be empty."),
         ({"text": "a", "custom_logit_processor": "x"}, "custom_logit_processor is not supported."),
         (
             {"text": "a", "sampling_params": {"min_new_tokens": 9, "max_new_tokens": 3}},

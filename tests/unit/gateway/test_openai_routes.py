@@ -153,6 +153,10 @@ async def test_content_parts_become_one_text_and_other_parts_are_refused(scene: 
     refused = await scene.post("/v1/chat/completions", CHAT | {"messages": [{"role": "user", "content": image}]})
     assert refused.status_code == 400
     assert "image_url" in refused.json()["message"]
+    refused = await scene.post(
+        "/v1/chat/completions", CHAT | {"messages": [{"role": "user", "content": [{"type": "text"}]}]}
+    )
+    assert refused.json()["message"] == "A content part of type text must have its text as a string."
 
 
 async def test_tools_reach_the_template_unless_the_choice_is_none(scene: Scene) -> None:
