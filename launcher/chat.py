@@ -21,6 +21,7 @@ _PROMPT = "> "
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Until /exit or the end of input; 1 if there is no server."""
     parser = build_parser("millrace chat", [ChatSettings])
+    parser.usage = "%(prog)s [flags]; --help lists them"
     given = vars(parser.parse_args(argv))
     try:
         settings = build(ChatSettings, given, environ)

@@ -36,7 +36,7 @@ class ForeignFlag:
 
 _ONE_GPU = "a worker runs on one GPU; --workers adds workers"
 _FIXED_KERNELS = "there is one set of kernels"
-_OWN_LOGS = "the gateway logs every request in one form"
+_OWN_LOGS = "requests are not logged one by one; --trace-console, traces and metrics show them"
 
 FOREIGN_FLAGS = (
     ForeignFlag("--trust-remote-code", "code that comes with a model is never run", 0),

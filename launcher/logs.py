@@ -4,6 +4,7 @@ A progress bar (a line that ends in a carriage return) is redrawn in place on a 
 """
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import TextIO
 
@@ -35,8 +36,24 @@ class Terminal:
         start = _ERASE_LINE if self._has_bar else ""
         end = "" if is_transient else "\n"
         self._has_bar = is_transient
-        self.stream.write(f"{start}{self._prefix(name)} {text}{end}")
-        self.stream.flush()
+        self._write(f"{start}{self._prefix(name)} {text}{end}")
+
+    def make_room(self) -> None:
+        """Before something else writes to the stream: takes an unfinished progress bar away."""
+        if self._has_bar:
+            self._has_bar = False
+            self._write(_ERASE_LINE)
+
+    def _write(self, text: str) -> None:
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError:
+            # Nobody reads any more (`millrace serve | head`). The lines go on being read and are dropped, since a
+            # stage whose pipe is full would stand still.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
 
     def _prefix(self, name: str) -> str:
         label = f"{name:<{self._name_width}} |"

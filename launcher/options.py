@@ -33,6 +33,7 @@ class ServeOptions:
 def read_options(argv: Sequence[str], environ: Mapping[str, str]) -> ServeOptions:
     """The options from flags and variables; a bad one is a usage error with exit status 2."""
     parser = build_parser("millrace serve", _KINDS)
+    parser.usage = "%(prog)s [MODEL] [flags]; --help lists them"  # an error must not drown in the list of fifty flags
     parser.add_argument("model", nargs="?", metavar="MODEL", help="The same as --model-path")
     add_vllm_names(parser)
     add_foreign_flags(parser)
@@ -42,6 +43,8 @@ def read_options(argv: Sequence[str], environ: Mapping[str, str]) -> ServeOption
     if model is not None and given.setdefault("model_path", model) != model:
         parser.error(f"two models: {model} and --model-path {given['model_path']}")
     refuse_unknown_variables(environ, (*_KINDS, ChatSettings), parser.error)
+    if _is_given("listen_fd", given, environ):
+        parser.error("--listen-fd is for a gateway on its own: serve binds --host and --port itself")
     try:
         return ServeOptions(
             build(ServeSettings, given, environ),

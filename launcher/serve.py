@@ -123,7 +123,9 @@ class _Serving:
         log.info("NATS is ready at %s", nats.url)
 
     async def _start_trace_console(self, stack: AsyncExitStack) -> None:
-        console = TraceConsole(self._terminal.stream, forward_to=self._common.otlp_endpoint)
+        console = TraceConsole(
+            self._terminal.stream, forward_to=self._common.otlp_endpoint, make_room=self._terminal.make_room
+        )
         await stack.enter_async_context(console)
         self._common = msgspec.structs.replace(self._common, otlp_endpoint=console.endpoint)
 

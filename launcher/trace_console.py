@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self, TextIO
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -23,8 +23,17 @@ class TraceConsole:
     left the gateway (a health check, a list of models) and is not shown.
     """
 
-    def __init__(self, stream: TextIO, *, forward_to: str = "", settle_s: float = _SETTLE_S) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        *,
+        forward_to: str = "",
+        settle_s: float = _SETTLE_S,
+        make_room: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`make_room` is called before a trace is printed, for who else draws on that stream."""
         self._console = Console(file=stream, highlight=False)
+        self._make_room = make_room
         self._settle_s = settle_s
         self._collector = TraceCollector(self._receive, forward_to)
         self._open: OrderedDict[str, list[HopSpan]] = OrderedDict()
@@ -69,6 +78,7 @@ class TraceConsole:
     def _show(self, trace_id: str) -> None:
         spans = self._forget(trace_id)
         if len(spans) > 1:
+            self._make_room()
             self._console.print(render(spans, self._console.width), crop=False)
 
     def _forget(self, trace_id: str) -> list[HopSpan]:

@@ -1,6 +1,7 @@
 """What the terminal shows of many processes."""
 
 import io
+import os
 
 import pytest
 
@@ -54,3 +55,24 @@ def test_only_a_terminal_gets_colours_and_only_without_no_color(
     stream: io.StringIO, environ: dict[str, str], expected: bool
 ) -> None:
     assert wants_colour(stream, environ) is expected
+
+
+def test_an_unfinished_bar_makes_room_for_what_others_write() -> None:
+    stream = Tty()
+    terminal = Terminal(stream, is_coloured=False, name_width=1)
+    terminal.show("w", "50%", is_transient=True)
+    terminal.make_room()
+    terminal.make_room()
+    stream.write("trace\n")
+    terminal.show("w", "done")
+    assert stream.getvalue() == "w | 50%\r\x1b[Ktrace\nw | done\n"
+
+
+def test_a_reader_that_went_away_stops_nobody() -> None:
+    reader, writer = os.pipe()
+    with open(writer, "w", encoding="utf-8") as stream:  # noqa: PTH123  # a pipe has no path
+        terminal = Terminal(stream, is_coloured=False, name_width=1)
+        terminal.show("w", "seen")
+        os.close(reader)
+        terminal.show("w", "lost")
+        terminal.show("w", "lost too")

@@ -100,3 +100,11 @@ def test_what_the_launcher_understood_is_what_a_stage_reads() -> None:
     environ = as_environment(options.worker) | as_environment(options.gateway) | as_environment(options.common)
     again = read(**environ)
     assert (again.worker, again.gateway, again.common) == (options.worker, options.gateway, options.common)
+
+
+def test_a_refusal_is_two_lines_and_not_the_list_of_all_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, "--workers", "-1").count("\n") == 2
+
+
+def test_the_socket_of_the_gateways_is_serves_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--listen-fd is for a gateway on its own" in refused(capsys, "--listen-fd", "3")

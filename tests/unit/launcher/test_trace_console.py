@@ -74,6 +74,13 @@ async def test_what_has_not_settled_is_shown_at_the_end() -> None:
     assert "decode" in shown.getvalue()
 
 
+async def test_room_is_made_before_a_trace_is_shown() -> None:
+    shown = io.StringIO()
+    async with TraceConsole(shown, settle_s=3600, make_room=lambda: print("room", file=shown)) as console:
+        await asyncio.to_thread(trace_a_request, console.endpoint)
+    assert shown.getvalue().startswith("room\ntrace ")
+
+
 async def test_a_request_that_never_left_the_gateway_is_not_shown() -> None:
     shown = io.StringIO()
     async with TraceConsole(shown, settle_s=3600) as console:
