@@ -64,6 +64,7 @@ class Dispatcher:
             accept_by=self._recovery.acceptance_deadline(),
             heard_at=time.monotonic(),
             num_received_before=generation.num_received,
+            is_resume=generation.dispatched is not None,
         )
         attempt.span = self._spans.start(generation, attempt)
         self._in_flight.begin(generation, attempt)
@@ -81,7 +82,7 @@ class Dispatcher:
             sampling=frozen.sampling if frozen else ask.sampling,
             sequences=generation.unfinished(),
             sampling_from_model=() if frozen else ask.sampling_from_model,
-            is_resume=frozen is not None,
+            is_resume=attempt.is_resume,
             model_fingerprint=frozen.model_fingerprint if frozen else "",
             excluded_workers=self._excluded_workers(generation),
             received_ns=generation.call.received_ns,

@@ -33,6 +33,7 @@ class Cause(enum.StrEnum):
     FAILED = "failed"
     RELEASED = "released"
     UNAVAILABLE = "unavailable"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class Attempt:
     owed: int = 0
     owed_since: float = 0.0
     num_received_before: int = 0
+    is_resume: bool = False
 
     @property
     def holder_id(self) -> str:

@@ -137,7 +137,7 @@ class Recovery:
         generation = self._in_flight.by_key.get(message.key)
         if generation is None:
             return
-        if not message.is_retryable:
+        if not message.is_retryable and not self._may_fit_elsewhere(generation, message):
             self._fail(generation, from_code(message.code, message.message))
         elif generation.attempt and message.sender.instance_id == generation.attempt.detokenizer_id:
             self.repair(generation, Cause.GAP)
@@ -147,8 +147,22 @@ class Recovery:
             if self._give_up(generation, Cause.UNAVAILABLE):
                 generation.suspects.clear()  # without them there is nobody
                 self.park(generation, Stage.WORKER)
+        elif message.code is ErrorCode.INVALID_REQUEST:
+            self.repair(generation, Cause.REFUSED, suspect_id=message.sender.instance_id)
         else:
             self.repair(generation, Cause.RELEASED)
+
+    def _may_fit_elsewhere(self, generation: Generation, message: Failed) -> bool:
+        """Whether a worker refuses what another one has accepted, as its own cache is smaller, and a third is left."""
+        attempt, frozen = generation.attempt, generation.dispatched
+        if attempt is None or frozen is None or not attempt.is_resume or message.code is not ErrorCode.INVALID_REQUEST:
+            return False
+        sender_id = message.sender.instance_id
+        refused = generation.suspects | {sender_id}
+        return sender_id != attempt.tokenizer_id and any(
+            worker.instance_id not in refused and worker.heartbeat.model_fingerprint == frozen.model_fingerprint
+            for worker in self._members.ready(Stage.WORKER)
+        )
 
     def released(self, message: Released) -> None:
         """A draining instance gives requests back; that is no crash."""

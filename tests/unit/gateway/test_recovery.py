@@ -112,10 +112,11 @@ class Rig:
         self.generation.choices[0].token_ids.extend(range(num_tokens))
         self.generation.last_token_at = self.clock.now
 
-    def retry(self, key: int) -> None:
+    def retry(self, key: int, **fields: Any) -> None:
         """The next attempt is sent and runs."""
         self.in_flight.end_attempt(self.generation)
-        attempt_of(self.in_flight, self.generation, key, heard_at=self.clock.now, worker_id=WORKER.instance_id)
+        fields = {"heard_at": self.clock.now, "worker_id": WORKER.instance_id} | fields
+        attempt_of(self.in_flight, self.generation, key, **fields)
 
     @property
     def cause(self) -> Cause | None:
@@ -489,6 +490,41 @@ def test_an_unknown_key_is_answered_once_in_three_seconds(rig: Rig) -> None:
     assert num_answers == 4
     rig.report(WORKER, 78)
     assert rig.recovery.outbox.take_aborts() == [("", 78)]
+
+
+def _refuse(rig: Rig, sender: Peer = WORKER) -> None:
+    """It can never serve it."""
+    assert rig.generation.attempt is not None
+    refusal = Failed(
+        key=rig.generation.attempt.key, sender=sender, code=ErrorCode.INVALID_REQUEST, message="the cache is too small"
+    )
+    rig.recovery.failed(refusal)
+
+
+def test_a_resume_that_one_worker_refuses_may_fit_another(rig: Rig) -> None:
+    rig.run()
+    rig.retry(2, is_resume=True)
+    rig.beat(Stage.WORKER, peer=Peer("worker-2", 1), model_fingerprint="f")
+    rig.beat(Stage.WORKER, peer=Peer("worker-3", 1), model_fingerprint="another")
+    _refuse(rig)
+    assert rig.cause is Cause.REFUSED
+    assert rig.generation.suspects == {WORKER.instance_id}
+    assert rig.generation.num_crashes == 0
+
+    rig.retry(3, is_resume=True)
+    _refuse(rig, Peer("worker-2", 1))
+    assert [(error.status, error.message) for error in rig.ended.failed] == [(400, "the cache is too small")]
+
+
+def test_what_the_first_worker_or_a_tokenizer_refuses_is_the_clients_error(rig: Rig) -> None:
+    rig.beat(Stage.WORKER, peer=Peer("worker-2", 1), model_fingerprint="f")
+    rig.run()
+    _refuse(rig)
+    assert [error.status for error in rig.ended.failed] == [400]
+
+    rig.retry(2, is_resume=True)
+    _refuse(rig, TOKENIZER)
+    assert [error.status for error in rig.ended.failed] == [400, 400]
 
 
 def test_messages_about_past_attempts_change_nothing(rig: Rig) -> None:
