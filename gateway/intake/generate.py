@@ -1,7 +1,7 @@
 """`/generate`: from its body to a call and the form of its answer."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 

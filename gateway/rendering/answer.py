@@ -34,10 +34,14 @@ def error_events(error: RequestError) -> bytes:
     return b"data: " + encode(event) + b"\n\n" + DONE
 
 
-def usage(generations: list[Generation], *, with_cache: bool) -> dict[str, Any]:
-    """OpenAI's `usage`: every prompt counts once, whatever n is."""
+def num_completion_tokens(generations: list[Generation]) -> int:
+    """Output tokens of every choice so far."""
+    return sum(choice.num_tokens for generation in generations for choice in generation.choices)
+
+
+def usage(generations: list[Generation], completion: int, *, with_cache: bool) -> dict[str, Any]:
+    """OpenAI's `usage`: every prompt counts once, whatever n is. `completion` is the number of output tokens."""
     prompt = sum(generation.num_prompt_tokens for generation in generations)
-    completion = sum(choice.num_tokens for generation in generations for choice in generation.choices)
     cached = sum(generation.cached_tokens for generation in generations)
     return {
         "prompt_tokens": prompt,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from gateway.inflight.choice import TokenLogprob
 from gateway.inflight.generation import Call
-from gateway.rendering.answer import DONE, created, encode, usage
+from gateway.rendering.answer import DONE, created, encode
 from gateway.rendering.cursor import Cursor, cursors_of
 from gateway.rendering.frame import ChunkFrame
 from gateway.rendering.logprobs import of_chat
@@ -48,7 +48,7 @@ class ChatAnswer:
                 "created": created(self.call),
                 "model": self.call.model,
                 "choices": choices,
-                "usage": usage(self.call.generations, with_cache=self.frame.with_cache),
+                "usage": self.frame.usage(),
                 "metadata": {"weight_version": "default"},
             }
         )
@@ -61,21 +61,22 @@ class ChatAnswer:
         role = b""
         if not cursor.is_open:
             cursor.is_open = True
-            role = self.frame.chunk(_choice(cursor.index, _ROLE))
+            role = self.frame.chunk(_choice(cursor.index, _ROLE), self._cursors)
         text = cursor.take_text()
         tokens = cursor.take_logprobs() if self.has_logprobs else []
         cursor.has_ended = cursor.choice.finish is not None
         if not text and not tokens:
             return role
         delta = b'{"content":' + encode(text) + b',"reasoning_content":null}'
-        return role + self.frame.chunk(_choice(cursor.index, delta, tokens))
+        return role + self.frame.chunk(_choice(cursor.index, delta, tokens), self._cursors)
 
     def end(self) -> bytes:
         """Finish reasons, usage, `[DONE]`."""
         finishes = [
             self.frame.chunk(
                 b'{"index":%d,"delta":{},"logprobs":null,"finish_reason":%s,"matched_stop":%s}'
-                % (cursor.index, encode(finish.reason), encode(finish.matched))
+                % (cursor.index, encode(finish.reason), encode(finish.matched)),
+                self._cursors,
             )
             for cursor in self._cursors
             if (finish := cursor.choice.finish)

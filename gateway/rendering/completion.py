@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.inflight.generation import Call
-from gateway.rendering.answer import DONE, created, encode, usage
+from gateway.rendering.answer import DONE, created, encode
 from gateway.rendering.cursor import Cursor, cursors_of
 from gateway.rendering.frame import ChunkFrame
 from gateway.rendering.logprobs import of_completion
@@ -35,7 +35,7 @@ class CompletionAnswer:
                 "created": created(self.call),
                 "model": self.call.model,
                 "choices": [self._choice(cursor) for cursor in self._cursors],
-                "usage": usage(self.call.generations, with_cache=self.frame.with_cache),
+                "usage": self.frame.usage(),
                 "metadata": {"weight_version": "default"},
             }
         )
@@ -70,7 +70,7 @@ class CompletionAnswer:
             return b""
         ending = (encode(finish.reason), encode(finish.matched)) if finish else (b"null", b"null")
         choice = b'{"index":%d,"text":%s,"logprobs":%s,"finish_reason":%s,"matched_stop":%s}'
-        return self.frame.chunk(choice % (cursor.index, encode(text), logprobs, *ending))
+        return self.frame.chunk(choice % (cursor.index, encode(text), logprobs, *ending), self._cursors)
 
     def _logprobs(self, cursor: Cursor) -> bytes:
         tokens = cursor.take_logprobs()

@@ -26,6 +26,11 @@ class Cursor:
         num_new = len(self.choice.token_ids) - self.num_tokens
         return num_new >= interval or (num_new > 0 and self.num_tokens == 0)
 
+    @property
+    def num_told(self) -> int:
+        """Output tokens that the client has been told of, as it counts them."""
+        return self.choice.num_tokens if self.has_ended else self.num_tokens
+
     def take_text(self) -> str:
         """The text since the last time."""
         texts = self.choice.texts

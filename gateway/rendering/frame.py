@@ -1,9 +1,11 @@
 """What surrounds the choice in every chunk of an OpenAI stream; the constant parts are encoded once per stream."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from gateway.inflight.generation import Call
-from gateway.rendering.answer import created, encode, usage
+from gateway.rendering.answer import created, encode, num_completion_tokens, usage
+from gateway.rendering.cursor import Cursor
 from gateway.schemas.openai import StreamOptions
 
 
@@ -28,17 +30,23 @@ class ChunkFrame:
         )
         self._tail = b'],"usage":null}\n\n' if self.options.include_usage else b"]}\n\n"
 
-    def chunk(self, choice: bytes) -> bytes:
-        """One event with one choice, already encoded."""
+    def chunk(self, choice: bytes, cursors: list[Cursor]) -> bytes:
+        """One event with one choice, already encoded.
+
+        Continuous usage counts the tokens that the stream has told so far: none in its first role chunk.
+        """
         if self.options.continuous_usage_stats:
-            return b"".join((self._head, choice, b'],"usage":', self._usage(), b"}\n\n"))
+            told = usage(self.call.generations, sum(cursor.num_told for cursor in cursors), with_cache=self.with_cache)
+            return b"".join((self._head, choice, b'],"usage":', encode(told), b"}\n\n"))
         return b"".join((self._head, choice, self._tail))
 
     def final_usage(self) -> bytes:
         """The event with the usage and no choice, if the client asked for it."""
         if not self.options.include_usage:
             return b""
-        return b"".join((self._head, b'],"usage":', self._usage(), b"}\n\n"))
+        return b"".join((self._head, b'],"usage":', encode(self.usage()), b"}\n\n"))
 
-    def _usage(self) -> bytes:
-        return encode(usage(self.call.generations, with_cache=self.with_cache))
+    def usage(self) -> dict[str, Any]:
+        """What the call has used."""
+        generations = self.call.generations
+        return usage(generations, num_completion_tokens(generations), with_cache=self.with_cache)

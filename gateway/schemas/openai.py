@@ -66,6 +66,12 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     extra_key: Any = None
     session_id: Any = None
     priority: Any = None
+    return_token_ids: Any = None
+    return_tokens_as_token_ids: Any = None
+    return_prompt_token_ids: Any = None
+    return_meta_info: Any = None
+    return_cached_tokens_details: Any = None
+    thinking_token_budget: Any = None
 
 
 class ChatRequest(SamplingFields, kw_only=True):
@@ -133,6 +139,12 @@ UNSUPPORTED: dict[str, Neutral] = {
     "extra_key": UNSET_OR_EMPTY,
     "session_id": UNSET_OR_EMPTY,
     "priority": (None, 0),
+    "return_token_ids": UNSET_OR_OFF,
+    "return_tokens_as_token_ids": UNSET_OR_OFF,
+    "return_prompt_token_ids": UNSET_OR_OFF,
+    "return_meta_info": UNSET_OR_OFF,
+    "return_cached_tokens_details": UNSET_OR_OFF,
+    "thinking_token_budget": UNSET,
 }
 UNSUPPORTED_CHAT: dict[str, Neutral] = UNSUPPORTED | {
     "documents": UNSET_OR_EMPTY,

@@ -62,6 +62,18 @@ async def test_continuous_usage_is_on_every_chunk_and_never_falls(scene: Scene) 
     assert all(earlier <= later for earlier, later in pairwise(counts))
 
 
+async def test_continuous_usage_counts_what_the_stream_has_told_so_far(scene: Scene) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    *events, _ = await scene.post_stream("/v1/chat/completions", CHAT | {"stream": True, "stream_options": options})
+    num_told = 0
+
+    for event in map(json.loads, events):
+        content = event["choices"][0]["delta"].get("content", "") if event["choices"] else ""
+        num_told += content.count(" ")  # every scripted token is one word
+        assert event["usage"]["completion_tokens"] == num_told
+    assert num_told == 4
+
+
 async def test_a_stream_without_the_option_has_no_usage(scene: Scene) -> None:
     events = await scene.post_stream("/v1/chat/completions", CHAT | {"stream": True})
 
@@ -221,6 +233,7 @@ async def test_models_are_listed_and_found_by_ids_with_slashes(scene: Scene) -> 
         ({"tool_choice": {"function": {"name": "x"}}}, "Tool 'x' not found in tools list."),
         ({"response_format": {"type": "json_object"}}, "response_format json_object is not supported."),
         ({"regex": "a*"}, "regex is not supported."),
+        ({"return_token_ids": True}, "return_token_ids is not supported."),
         ({"logit_bias": {"x": 1}}, "logit_bias must has keys in [0, V-1], got x."),
         ({"stop": ["s"] * 33}, "at most 32 stop strings are allowed, got 33"),
     ],
