@@ -3,6 +3,7 @@
 import math
 
 from gateway.errors import RequestError, unavailable
+from gateway.inflight.generation import Standing
 from gateway.inflight.pipeline import Pipeline
 from wire.messages import InstanceState, Stage
 from wire.node import Node
@@ -39,17 +40,8 @@ class Admission:
         A heartbeat is up to half a second old, so own requests that a worker has queued since count from here.
         """
         beats = (member.heartbeat for member in self._pipeline.dispatcher.ready(Stage.WORKER))
-        num_at_workers = sum(beat.num_waiting for beat in beats)
-        num_own_queued = num_on_the_way = 0
-        for generation in self._pipeline.in_flight:
-            attempt = generation.attempt
-            if generation.is_delivering:
-                continue
-            if attempt is None or attempt.worker_id not in attempt.receipts:
-                num_on_the_way += 1
-            elif not attempt.is_running:
-                num_own_queued += 1
-        return num_on_the_way + max(num_at_workers, num_own_queued)
+        num_own = self._pipeline.in_flight.num_standing
+        return num_own[Standing.ON_THE_WAY] + max(sum(beat.num_waiting for beat in beats), num_own[Standing.QUEUED])
 
     def _retry_after_s(self) -> int:
         backlogs = [member.heartbeat.backlog_s for member in self._pipeline.dispatcher.ready(Stage.WORKER)]

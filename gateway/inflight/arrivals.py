@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gateway.inflight.choice import Arrival, Choice, TokenLogprob
-from gateway.inflight.generation import Clock, Generation
+from gateway.inflight.generation import Clock, Generation, Standing
 from gateway.inflight.in_flight import InFlight
 from gateway.inflight.logprob_rows import by_row
 from wire.columns import unpack_u32, unpack_u64
@@ -72,10 +72,10 @@ class Arrivals:
             choice = generation.choices[choices[row]]
             arrival = choice.apply(firsts[row], token_ids[begin:end], offsets[row], texts[row])
             if arrival is Arrival.APPLIED:
-                if generation.last_token_at:
+                if generation.is_delivering:
                     gaps.append((now - generation.last_token_at, end - begin))
                 else:
-                    generation.first_token_at = now
+                    gaps += self._begin_delivery(generation, now, end - begin)
                 generation.last_token_at = now
             elif arrival is Arrival.DUPLICATE:
                 self._counters.count_duplicate()
@@ -90,6 +90,15 @@ class Arrivals:
                 generation.call.changed.set()
         self._counters.observe_gaps_between_tokens(gaps)
         self._counters.count_stale_rows(num_stale)
+
+    def _begin_delivery(self, generation: Generation, now: float, num_tokens: int) -> list[tuple[float, int]]:
+        """The first row of an attempt: it runs, whatever the last `Progress` said. Gives the gap before it, if any."""
+        generation.is_delivering = True
+        self._in_flight.move(generation, Standing.RUNNING)
+        if generation.last_token_at:
+            return [(now - generation.last_token_at, num_tokens)]
+        generation.first_token_at = now
+        return []
 
     def _mark(
         self, generation: Generation, choice: Choice, start: StreamStart | None, finish: TextFinish | None

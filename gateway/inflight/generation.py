@@ -36,6 +36,14 @@ class Cause(enum.StrEnum):
     REFUSED = "refused"
 
 
+class Standing(enum.Enum):
+    """How far the present attempt has come, as far as is known here."""
+
+    ON_THE_WAY = "on the way"
+    QUEUED = "queued"
+    RUNNING = "running"
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationInput:
     """What the client asked for, as the tokenizer will get it."""
@@ -64,7 +72,6 @@ class Attempt:
     span: Span = NO_SPAN
     worker_id: str = ""
     receipts: set[str] = field(default_factory=set)
-    is_running: bool = False
     num_missing: int = 0
     owed: int = 0
     owed_since: float = 0.0
@@ -81,15 +88,17 @@ class Attempt:
 class Generation:
     """One request. It survives its attempts; `attempt` is None while it waits for the next one.
 
-    `dispatched` is frozen by the first attempt that came so far. `resume_at` is finite while a repeat is planned.
-    `disturbed_since` is when the present trouble began; `num_repairs` and `num_crashes` count since the last delivered
-    token; `suspects` are the instances that had it then.
+    `is_delivering` says that the attempt has brought something. `dispatched` is frozen by the first attempt that came
+    so far. `resume_at` is finite while a repeat is planned. `disturbed_since` is when the present trouble began;
+    `num_repairs` and `num_crashes` count since the last delivered token; `suspects` are the instances that had it then.
     """
 
     input: GenerationInput
     choices: list[Choice]
     call: "Call"
     attempt: Attempt | None = None
+    standing: Standing = Standing.ON_THE_WAY
+    is_delivering: bool = False
     num_attempts: int = 0
     dispatched: Dispatched | None = None
     is_done: bool = False
@@ -110,11 +119,6 @@ class Generation:
     def num_received(self) -> int:
         """Output ids received, over all choices."""
         return sum(len(choice.token_ids) for choice in self.choices)
-
-    @property
-    def is_delivering(self) -> bool:
-        """Whether the present attempt has brought a token, and so runs, whatever the last `Progress` said."""
-        return self.attempt is not None and self.num_received > self.attempt.num_received_before
 
     def unfinished(self) -> tuple[SequenceStart, ...]:
         """What the next attempt has to continue."""

@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator
 
-from gateway.inflight.generation import Attempt, Generation
+from gateway.inflight.generation import Attempt, Generation, Standing
 
 
 class InFlight:
-    """A key leads to its generation exactly while its attempt is current; a stale key leads nowhere."""
+    """A key leads to its generation exactly while its attempt is current; a stale key leads nowhere.
+
+    `num_standing` counts all generations by how far they have come, so that nobody need look at each.
+    """
 
     def __init__(self) -> None:
         self.by_key: dict[int, Generation] = {}
+        self.num_standing = dict.fromkeys(Standing, 0)
         self._all: dict[int, Generation] = {}
 
     def __len__(self) -> int:
@@ -22,6 +26,7 @@ class InFlight:
     def admit(self, generation: Generation) -> None:
         """Takes a generation in, before its first attempt."""
         self._all[id(generation)] = generation
+        self.num_standing[generation.standing] += 1
 
     def begin(self, generation: Generation, attempt: Attempt) -> None:
         """Makes `attempt` the current one."""
@@ -29,14 +34,26 @@ class InFlight:
         generation.num_attempts = attempt.number
         self.by_key[attempt.key] = generation
 
+    def move(self, generation: Generation, standing: Standing) -> None:
+        """Notes how far a generation has come; one that is not in flight is ignored."""
+        if id(generation) in self._all:
+            self.num_standing[generation.standing] -= 1
+            self.num_standing[standing] += 1
+            generation.standing = standing
+
     def end_attempt(self, generation: Generation) -> Attempt | None:
         """Retires the current key: from here on its messages are stale."""
         attempt, generation.attempt = generation.attempt, None
         if attempt is not None:
             self.by_key.pop(attempt.key, None)
+            generation.is_delivering = False
+            self.move(generation, Standing.ON_THE_WAY)
         return attempt
 
     def remove(self, generation: Generation) -> bool:
         """Forgets a generation that is done; False if it was forgotten already."""
         self.end_attempt(generation)
-        return self._all.pop(id(generation), None) is not None
+        is_known = self._all.pop(id(generation), None) is not None
+        if is_known:
+            self.num_standing[generation.standing] -= 1
+        return is_known

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gateway.errors import RequestError, from_code
-from gateway.inflight.generation import Attempt, Cause, Clock, Generation
+from gateway.inflight.generation import Attempt, Cause, Clock, Generation, Standing
 from gateway.inflight.in_flight import InFlight
 from gateway.inflight.outbox import Outbox
 from gateway.inflight.receipts import ACCEPTANCE_S, Receipts
@@ -83,6 +83,8 @@ class Recovery:
         attempt.heard_at, attempt.num_missing = self._clock(), 0
         is_accepted = attempt.worker_id in attempt.receipts
         attempt.accept_by = None if is_accepted else self.acceptance_deadline()
+        if is_accepted and generation.standing is Standing.ON_THE_WAY:
+            self._in_flight.move(generation, Standing.QUEUED)
 
     def progress(self, message: Progress) -> None:
         """A holder tells what it holds."""
@@ -115,7 +117,9 @@ class Recovery:
         if sender_id != attempt.worker_id:
             return
         generation.disturbed_since = None
-        attempt.is_running = attempt.is_running or state != RequestState.QUEUED
+        if generation.standing is not Standing.RUNNING:
+            is_queued = state is RequestState.QUEUED
+            self._in_flight.move(generation, Standing.QUEUED if is_queued else Standing.RUNNING)
         num_received = generation.num_received
         if state is RequestState.FINISHED:  # the rest is on its way, until the worker says no more of it
             attempt.owed = 0

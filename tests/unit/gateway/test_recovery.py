@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gateway.inflight.generation import Attempt, Cause, Generation
+from gateway.inflight.generation import Attempt, Cause, Generation, Standing
 from gateway.inflight.in_flight import InFlight
 from gateway.inflight.recovery import TICK_S, Recovery
 from tests.unit.gateway.streams import (
@@ -173,6 +173,26 @@ def test_a_workers_receipt_may_overtake_the_dispatch(rig: Rig) -> None:
     rig.wait(1.5)
 
     assert rig.cause is None
+
+
+def test_how_far_a_request_has_come_is_known_from_its_holders(rig: Rig) -> None:
+    rig.report(TOKENIZER, 1, is_receipt=True, state=RequestState.QUEUED)
+    assert rig.generation.standing is Standing.ON_THE_WAY
+    rig.dispatch()
+    assert rig.generation.standing is Standing.ON_THE_WAY
+    rig.report(WORKER, 1, is_receipt=True, state=RequestState.QUEUED)
+    assert rig.generation.standing is Standing.QUEUED
+    rig.report(WORKER, 1)
+    assert rig.generation.standing is Standing.RUNNING
+    rig.report(WORKER, 1, state=RequestState.QUEUED)  # preempted: it has been let in all the same
+    assert rig.generation.standing is Standing.RUNNING
+
+
+def test_a_receipt_that_overtakes_the_dispatch_counts_from_there(rig: Rig) -> None:
+    rig.report(WORKER, 1, is_receipt=True, state=RequestState.QUEUED)
+    assert rig.generation.standing is Standing.ON_THE_WAY
+    rig.dispatch()
+    assert rig.generation.standing is Standing.QUEUED
 
 
 def test_waiting_has_no_deadline_while_the_holder_reports(rig: Rig) -> None:
