@@ -8,6 +8,8 @@ from gateway.inflight.pipeline import Pipeline
 from wire.messages import InstanceState, Stage
 from wire.node import Node
 
+_LONGEST_RETRY_AFTER_S = 60.0
+
 
 class Admission:
     """503 while something is missing or leaving, 429 while the queue is full."""
@@ -44,5 +46,6 @@ class Admission:
         return num_own[Standing.ON_THE_WAY] + max(sum(beat.num_waiting for beat in beats), num_own[Standing.QUEUED])
 
     def _retry_after_s(self) -> int:
-        backlogs = [member.heartbeat.backlog_s for member in self._pipeline.dispatcher.ready(Stage.WORKER)]
-        return max(1, math.ceil(min(backlogs, default=1.0)))
+        """The shortest wait that any worker announces, within limits: it is an estimate."""
+        backlogs = (member.heartbeat.backlog_s for member in self._pipeline.dispatcher.ready(Stage.WORKER))
+        return math.ceil(min(_LONGEST_RETRY_AFTER_S, max(1.0, min(backlogs, default=0.0))))

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from gpu_worker.backlog import Backlog
 from gpu_worker.engine_host import EngineHost
 from gpu_worker.held_requests import HeldRequests
 from gpu_worker.step_log import StepLog
@@ -12,7 +13,9 @@ from wire.lifecycle import Instance
 from wire.messages import Heartbeat
 
 
-def heartbeat(instance: Instance, host: EngineHost, held: HeldRequests, step_timeout_s: float) -> Heartbeat:
+def heartbeat(
+    instance: Instance, host: EngineHost, held: HeldRequests, backlog: Backlog, step_timeout_s: float
+) -> Heartbeat:
     """State and load; without a model yet, only the state."""
     bare = Heartbeat(
         stage=instance.stage,
@@ -25,10 +28,12 @@ def heartbeat(instance: Instance, host: EngineHost, held: HeldRequests, step_tim
     if loaded is None:
         return bare
     engine = loaded.engine
+    num_running, num_waiting = len(engine.running()), len(engine.waiting())
     return msgspec.structs.replace(
         bare,
-        num_running=len(engine.running()),
-        num_waiting=len(engine.waiting()),
+        num_running=num_running,
+        num_waiting=num_waiting,
+        backlog_s=backlog.seconds(num_waiting, num_running),
         model_fingerprint=loaded.fingerprint,
         context_length=loaded.context_length,
         num_pages_used=engine.num_used_pages,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpu_worker import self_report
+from gpu_worker.backlog import Backlog
 from gpu_worker.engine_host import EngineHost
 from gpu_worker.engine_thread import Abort as AbortCommand
 from gpu_worker.engine_thread import Add
@@ -74,6 +75,7 @@ class WorkerService:
         self._step_log = step_log
         self._settings = settings
         self._held = HeldRequests()
+        self._backlog = Backlog()
         self._tombstones = Tombstones()
         self._router = ResultRouter(node.instance.peer, self._held)
         self._outbox = Outbox(node, self._held, self._router)
@@ -197,6 +199,7 @@ class WorkerService:
             self._outbox.fail_soon(job.gateway, job.key, ErrorCode.INTERNAL, broken.message, is_retryable=True)
         self._metrics.observe(result.stats, len(result.token_ids))
         self._step_log.observe(result.stats)
+        self._backlog.observe(result)
         self._outbox.rows_are_due()
         self._note_idle()
 
@@ -259,7 +262,8 @@ class WorkerService:
         return subjects.data(self._node.instance.model_key, Stage.WORKER, self._node.instance.instance_id)
 
     def _heartbeat(self) -> Heartbeat:
-        return self_report.heartbeat(self._node.instance, self._host, self._held, self._limits.step_timeout_s)
+        limit_s = self._limits.step_timeout_s
+        return self_report.heartbeat(self._node.instance, self._host, self._held, self._backlog, limit_s)
 
 
 def _given_sequences(job: GenerateJob) -> tuple[NewSequence, ...]:

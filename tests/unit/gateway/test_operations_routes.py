@@ -4,8 +4,10 @@ import asyncio
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
+from gateway.schemas.errors import ErrorBody
 from tests.unit.gateway.conftest import MakeScene, Scene
 from tests.unit.gateway.scripted import accept_only, generate
 from wire.messages import InstanceState
@@ -82,6 +84,15 @@ async def test_a_full_queue_is_a_429_with_retry_after(make_scene: MakeScene) -> 
     assert answer.status_code == 429
     assert int(answer.headers["retry-after"]) >= 1
     assert answer.json()["message"] == "The request queue is full."
+
+
+@pytest.mark.parametrize(("backlog_s", "retry_after"), [(0.2, "1"), (7.3, "8"), (500.0, "60"), (float("nan"), "1")])
+async def test_who_is_sent_away_comes_back_when_the_worker_says(
+    make_scene: MakeScene, backlog_s: float, retry_after: str
+) -> None:
+    scene = await make_scene(max_queued_requests=2, worker_beat={"num_waiting": 2, "backlog_s": backlog_s})
+
+    assert (await scene.post("/generate", ASK)).headers["retry-after"] == retry_after
 
 
 async def test_own_requests_on_their_way_count_as_waiting(make_scene: MakeScene) -> None:
@@ -161,7 +172,11 @@ async def test_the_server_is_described_without_secrets(make_scene: MakeScene, pa
     info = answer.json()
 
     assert info["device"] == "none"
-    assert info["internal_states"] == [{"step": 1}]
+    assert info["tokenizer_path"] == "resolved"
+    (state,) = info["internal_states"]
+    assert state["step"] == 1
+    assert state["effective_max_running_requests_per_dp"] == 7
+    assert state["memory_usage"] == {"token_capacity": 900}
     assert {instance["stage"] for instance in info["instances"]} >= {"worker", "tokenizer", "detokenizer", "gateway"}
     assert "secret" not in answer.text
 
@@ -190,7 +205,9 @@ async def test_the_api_is_documented_with_its_bodies(scene: Scene) -> None:
     document = (await scene.http.get("/openapi.json")).json()
     body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body == {"$ref": "#/components/schemas/ChatRequest"}
-    assert "messages" in document["components"]["schemas"]["ChatRequest"]["properties"]
+    fields = document["components"]["schemas"]["ChatRequest"]["properties"]
+    assert "messages" in fields
+    assert fields["regex"]["enum"] == [None, "", [], {}]
 
     page = await scene.http.get("/docs")
     assert page.headers["content-type"].startswith("text/html")
@@ -202,6 +219,24 @@ async def test_unknown_paths_and_methods_get_the_common_error_body(scene: Scene)
     for answer, status in ((await scene.http.get("/nothing"), 404), (await scene.http.patch("/generate"), 405)):
         assert answer.status_code == status
         assert answer.json()["error"]["message"] == answer.json()["message"]
+    assert {"POST", "PUT"} <= set(answer.headers["allow"].split(", "))
+
+
+async def test_every_error_that_a_route_gives_is_documented(scene: Scene) -> None:
+    paths = (await scene.http.get("/openapi.json")).json()["paths"]
+    calls = [
+        (await scene.post("/generate", {}), paths["/generate"]["post"]),
+        (await scene.post("/generate", {"text": 5}), paths["/generate"]["post"]),
+        (await scene.post("/v1/completions", {}), paths["/v1/completions"]["post"]),
+        (await scene.post("/detokenize", {"tokens": [-1]}), paths["/detokenize"]["post"]),
+        (await scene.http.get("/flush_cache?timeout=-1"), paths["/flush_cache"]["get"]),
+        (await scene.http.get("/v1/models/no/such"), paths["/v1/models/{model_id}"]["get"]),
+    ]
+
+    for answer, operation in calls:
+        schema = operation["responses"][str(answer.status_code)]["content"]["application/json"]["schema"]
+        assert schema == {"$ref": "#/components/schemas/ErrorBody"}
+        assert msgspec.json.decode(answer.content, type=ErrorBody).code == answer.status_code
 
 
 async def test_connections_end_when_the_service_does(make_scene: MakeScene) -> None:

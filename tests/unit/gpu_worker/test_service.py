@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from gpu_worker.scheduling.batch import StepResult
+from gpu_worker.scheduling.sequence import Sequence
 from gpu_worker.synthetic import SyntheticEngine, SyntheticOptions
 from tests.unit.gpu_worker.bus_peers import DETOKENIZER, GATEWAY, Mailbox, job, running_worker
 from tests.unit.wire.broker import Broker
@@ -45,6 +46,16 @@ class GatedEngine(SyntheticEngine):
     def step(self) -> StepResult:
         assert self.gate.acquire(timeout=10)
         return super().step()
+
+
+class QueuingEngine(GatedEngine):
+    """All but one of its sequences seem to wait."""
+
+    def running(self) -> list[Sequence]:
+        return super().running()[:1]
+
+    def waiting(self) -> list[Sequence]:
+        return super().running()[1:]
 
 
 def fast_engine() -> SyntheticEngine:
@@ -272,3 +283,16 @@ async def test_a_finished_request_is_forgotten_when_its_last_tokens_may_be_lost(
         await worker.gateway.first(Progress, lambda report: states(report).get(32) is RequestState.FINISHED)
         await worker.gateway.first(Progress, lambda report: not report.is_receipt and list(states(report)) == [33])
         engine.gate.release(2)
+
+
+async def test_a_worker_that_has_finished_something_tells_how_long_its_queue_takes(nats_url: str) -> None:
+    async with running_worker(nats_url, engine := QueuingEngine()) as worker:
+        beats = Mailbox()
+        await worker.bus.subscribe(subjects.presence(Stage.WORKER, worker.peer.instance_id), beats.receive)
+        for key, max_new_tokens in ((34, 1), (35, 9), (36, 9)):
+            await worker.send_job(job(key, max_new_tokens=max_new_tokens))
+        first = await beats.first(Heartbeat, lambda beat: beat.num_waiting > 0)
+        assert first.backlog_s == 0.0
+        engine.gate.release()
+        assert (await beats.first(Heartbeat, lambda beat: beat.backlog_s > 0.0)).num_waiting > 0
+        engine.gate.release(20)
