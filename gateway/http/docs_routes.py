@@ -1,17 +1,14 @@
 """The OpenAPI document, and a page made from it that needs nothing from any other server."""
 
-from functools import cache
 from html import escape
 from typing import Any
 
-import msgspec
-from litestar import Litestar, get
+from litestar import get
 from litestar.enums import MediaType
-from litestar.routes import HTTPRoute
 
 from gateway.http.context import HttpRequest
+from gateway.http.openapi import openapi_document
 
-_REF = "#/components/schemas/{name}"
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 summary { cursor: pointer; padding: .4rem 0; } code { font-weight: 600; }
@@ -41,38 +38,24 @@ def docs(request: HttpRequest) -> str:
     )
 
 
-@cache
-def openapi_document(app: Litestar) -> dict[str, Any]:
-    """Litestar's document, with the bodies that our handlers decode themselves (each names its struct as `body`)."""
-    document = app.openapi_schema.to_schema()
-    handlers = [handler for route in app.routes if isinstance(route, HTTPRoute) for handler in route.route_handlers]
-    kinds = {handler.opt["body"] for handler in handlers if "body" in handler.opt}
-    ordered = sorted(kinds, key=lambda kind: kind.__name__)
-    _, components = msgspec.json.schema_components(ordered, ref_template=_REF)
-    document["components"].setdefault("schemas", {}).update(components)
-    for handler in handlers:
-        if "body" in handler.opt:
-            schema = {"$ref": _REF.format(name=handler.opt["body"].__name__)}
-            for path in handler.paths:
-                for method in handler.http_methods:
-                    operation = document["paths"][path][method.lower()]
-                    operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-    return document
-
-
 def _operation(method: str, path: str, operation: dict[str, Any], schemas: dict[str, Any]) -> str:
     description = escape(operation.get("description") or "").replace("\n\n", "<p>")
     content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
     schema = schemas.get(content.get("schema", {}).get("$ref", "").rpartition("/")[2], {})
     rows = "".join(_row(name, field) for name, field in schema.get("properties", {}).items())
     about = f"<p>{escape(schema.get('description') or '')}</p><table>{rows}</table>" if rows else ""
+    answers = "".join(
+        f"<tr><td><code>{status}</code></td><td>{escape(answer.get('description', ''))}</td></tr>"
+        for status, answer in sorted(operation["responses"].items())
+    )
     return (
         f"<details><summary>{escape(method.upper())} <code>{escape(path)}</code></summary><p>{description}</p>"
-        f"{about}</details>"
+        f"{about}<table>{answers}</table></details>"
     )
 
 
 def _row(name: str, field: dict[str, Any]) -> str:
     kinds = [field, *field.get("anyOf", [])]
     names = [str(kind["type"]) for kind in kinds if kind.get("type") not in (None, "null")]
-    return f"<tr><td><code>{escape(name)}</code></td><td>{escape(' or '.join(names) or 'any')}</td></tr>"
+    about = field.get("description") or " or ".join(names) or "any"
+    return f"<tr><td><code>{escape(name)}</code></td><td>{escape(about)}</td></tr>"

@@ -61,7 +61,7 @@ def answer_request_error(_: HttpRequest, error: RequestError) -> Response[dict[s
 
 def answer_http_error(request: HttpRequest, error: HTTPException) -> Response[dict[str, Any]]:
     """Litestar's errors: no such route, a wrong method, a bad query parameter."""
-    return answer_request_error(request, RequestError(error.status_code, error.detail))
+    return answer_request_error(request, RequestError(error.status_code, error.detail, headers=error.headers or {}))
 
 
 def answer_bug(request: HttpRequest, error: Exception) -> Response[dict[str, Any]]:

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from gateway.errors import bad_request
 from gateway.http.context import Gateway, HttpRequest
+from gateway.http.openapi import BODY_ERRORS, EVENTS, GENERATION_ERRORS, JSON
 from gateway.intake.generate import take_generate
 from gateway.intake.messages import template_messages
 from gateway.schemas.decode import decode_json, decode_native
@@ -19,9 +20,20 @@ from wire.columns import pack_u32, unpack_u32
 from wire.messages import ChatPrompt, Detokenize, Prompt, TextPrompt, Tokenize, TokensPrompt
 
 _LONGEST_FLUSH_S = 600
+_FLUSH_TIMEOUT = {
+    "description": "Seconds to wait until no request runs",
+    "schema": {"type": "number", "minimum": 0, "maximum": _LONGEST_FLUSH_S, "default": 0},
+}
 
 
-@route("/generate", http_method=["POST", "PUT"], status_code=200, body=GenerateRequest)
+@route(
+    "/generate",
+    http_method=["POST", "PUT"],
+    status_code=200,
+    body=GenerateRequest,
+    answers=(JSON, EVENTS),
+    errors=GENERATION_ERRORS,
+)
 async def generate(request: HttpRequest, gateway: NamedDependency[Gateway]) -> Response[None]:
     """Continues one prompt or several."""
     body = decode_native(await gateway.read_body(request), GenerateRequest)
@@ -32,7 +44,7 @@ async def generate(request: HttpRequest, gateway: NamedDependency[Gateway]) -> R
     return gateway.respond(request, answer.call, answer)
 
 
-@post("/abort_request", status_code=200, media_type=MediaType.TEXT, body=AbortRequest)
+@post("/abort_request", status_code=200, media_type=MediaType.TEXT, body=AbortRequest, errors=BODY_ERRORS)
 async def abort_request(request: HttpRequest, gateway: NamedDependency[Gateway]) -> str:
     """Ends requests whose id begins with `rid`, or all, with the finish reason `abort`."""
     body = decode_json(await gateway.read_body(request), AbortRequest)
@@ -45,7 +57,14 @@ async def abort_request(request: HttpRequest, gateway: NamedDependency[Gateway])
     return ""
 
 
-@route("/flush_cache", http_method=["GET", "POST"], status_code=200, media_type=MediaType.TEXT)
+@route(
+    "/flush_cache",
+    http_method=["GET", "POST"],
+    status_code=200,
+    media_type=MediaType.TEXT,
+    query={"timeout": _FLUSH_TIMEOUT},
+    errors=(400, 503),
+)
 async def flush_cache(request: HttpRequest, gateway: NamedDependency[Gateway]) -> Response[str]:
     """Drops every worker's prefix cache; refused while a worker is busy for longer than `timeout` seconds."""
     timeout_s = _seconds(request.query_params.get("timeout", "0"))
@@ -56,7 +75,7 @@ async def flush_cache(request: HttpRequest, gateway: NamedDependency[Gateway]) -
     return Response("Cache flushed.\n", media_type=MediaType.TEXT)
 
 
-@post(["/tokenize", "/v1/tokenize"], status_code=200, body=TokenizeRequest)
+@post(["/tokenize", "/v1/tokenize"], status_code=200, body=TokenizeRequest, errors=BODY_ERRORS)
 async def tokenize(request: HttpRequest, gateway: NamedDependency[Gateway]) -> dict[str, object]:
     """Ids of a prompt, of several, or of a chat."""
     body = decode_json(await gateway.read_body(request), TokenizeRequest)
@@ -73,7 +92,7 @@ async def tokenize(request: HttpRequest, gateway: NamedDependency[Gateway]) -> d
     }
 
 
-@post(["/detokenize", "/v1/detokenize"], status_code=200, body=DetokenizeRequest)
+@post(["/detokenize", "/v1/detokenize"], status_code=200, body=DetokenizeRequest, errors=BODY_ERRORS)
 async def detokenize(request: HttpRequest, gateway: NamedDependency[Gateway]) -> dict[str, object]:
     """The text of ids, or of several lists of them."""
     body = decode_json(await gateway.read_body(request), DetokenizeRequest)

@@ -7,6 +7,7 @@ from litestar.response import Response
 
 from gateway.errors import RequestError
 from gateway.http.context import Gateway, HttpRequest
+from gateway.http.openapi import EVENTS, GENERATION_ERRORS, JSON
 from gateway.intake.openai import take_chat, take_completion
 from gateway.schemas.decode import decode_openai
 from gateway.schemas.openai import ChatRequest, CompletionRequest
@@ -15,7 +16,7 @@ from wire.messages import Detokenize, Prompt, Stage, TextPrompt, TokensPrompt
 _NS_PER_S = 10**9
 
 
-@post("/v1/chat/completions", status_code=200, body=ChatRequest)
+@post("/v1/chat/completions", status_code=200, body=ChatRequest, answers=(JSON, EVENTS), errors=GENERATION_ERRORS)
 async def chat_completions(request: HttpRequest, gateway: NamedDependency[Gateway]) -> Response[None]:
     """Answers a chat, as a whole or as a stream.
 
@@ -27,7 +28,7 @@ async def chat_completions(request: HttpRequest, gateway: NamedDependency[Gatewa
     return gateway.respond(request, answer.call, answer)
 
 
-@post("/v1/completions", status_code=200, body=CompletionRequest)
+@post("/v1/completions", status_code=200, body=CompletionRequest, answers=(JSON, EVENTS), errors=GENERATION_ERRORS)
 async def completions(request: HttpRequest, gateway: NamedDependency[Gateway]) -> Response[None]:
     """Continues one prompt or several, as a whole or as a stream."""
     body = decode_openai(await gateway.read_body(request), request.headers.get("content-type", ""), CompletionRequest)
@@ -44,7 +45,7 @@ async def models(gateway: NamedDependency[Gateway]) -> dict[str, object]:
     return {"object": "list", "data": [_model(gateway)]}
 
 
-@get("/v1/models/{model_id:path}")
+@get("/v1/models/{model_id:path}", errors=(404,))
 async def model(gateway: NamedDependency[Gateway], model_id: FromPath[str]) -> dict[str, object]:
     """One model by its id, which may hold slashes."""
     name = model_id.removeprefix("/")

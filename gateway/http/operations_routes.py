@@ -13,9 +13,10 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from gateway.errors import RequestError
 from gateway.http.context import Gateway, HttpRequest
+from gateway.http.openapi import JSON
 from gateway.intake.generate import take_generate
 from gateway.schemas.native import GenerateRequest
-from wire.messages import Stage
+from wire.messages import Description, Stage
 from wire.settings import public_values
 
 
@@ -25,7 +26,7 @@ async def root() -> str:
     return "Millrace is running"
 
 
-@get("/health", media_type=MediaType.TEXT)
+@get("/health", media_type=MediaType.TEXT, errors=(503,), needs_key=False)
 async def health(gateway: NamedDependency[Gateway]) -> str:
     """200 while every stage has a ready instance and some worker's step is not hung; runs nothing."""
     gateway.admission.check_ready()
@@ -37,14 +38,14 @@ async def health(gateway: NamedDependency[Gateway]) -> str:
     return ""
 
 
-@get("/ready", media_type=MediaType.TEXT)
+@get("/ready", media_type=MediaType.TEXT, errors=(503,), needs_key=False)
 async def ready(gateway: NamedDependency[Gateway]) -> str:
     """200 while new requests are taken."""
     gateway.admission.check_ready()
     return ""
 
 
-@get("/health_generate")
+@get("/health_generate", answers=(JSON,), errors=(500, 503), needs_key=False)
 async def health_generate(request: HttpRequest, gateway: NamedDependency[Gateway]) -> Response[None]:
     """Generates one token through every stage."""
     body = GenerateRequest(text="health", sampling_params={"max_new_tokens": 1, "temperature": 0})
@@ -86,12 +87,11 @@ async def server_info(gateway: NamedDependency[Gateway]) -> dict[str, object]:
     ]
     merged = public_values(gateway.settings)
     for description in (*detokenizers, *tokenizers, *workers):
-        for name, value in (description.model | description.settings).items():
-            if value is not None or name not in merged:
-                merged[name] = value
+        for source in (description.settings, description.model):  # what was resolved wins over what was asked for
+            merged |= {name: value for name, value in source.items() if value is not None or name not in merged}
     merged |= {
         "served_model_name": gateway.settings.model_name,
-        "internal_states": [worker.stats for worker in workers],
+        "internal_states": [_internal_state(worker) for worker in workers],
         "instances": _instances(gateway),
         "startup_time": gateway.node.instance.started_ns / 1e9,
         "uptime_s": time.time() - gateway.node.instance.started_ns / 1e9,
@@ -100,12 +100,19 @@ async def server_info(gateway: NamedDependency[Gateway]) -> dict[str, object]:
     return merged
 
 
+def _internal_state(worker: Description) -> dict[str, object]:
+    """A worker's counters, and its capacity under the names by which SGLang's load generators size their load."""
+    capacity = {"token_capacity": worker.stats.get("max_total_num_tokens")}
+    limit = worker.settings.get("max_running_requests")
+    return worker.stats | {"effective_max_running_requests_per_dp": limit, "memory_usage": capacity}
+
+
 def _instances(gateway: Gateway) -> list[dict[str, object]]:
     beats = (member.heartbeat for stage in Stage for member in gateway.node.members.of_stage(stage))
     return [msgspec.structs.asdict(beat) for beat in beats]
 
 
-@get("/metrics")
+@get("/metrics", answers=("text/plain",), errors=(404,), needs_key=False)
 async def metrics(gateway: NamedDependency[Gateway]) -> Response[bytes]:
     """Prometheus."""
     if not gateway.settings.enable_metrics:

@@ -122,7 +122,11 @@ class ScriptedStage:
             case Detokenize():
                 reply = DetokenizeReply(tuple("".join(map(chr, unpack_u32(c))) for c in message.token_ids))
             case Describe():
-                reply = Description(settings={"device": "none"}, model={"model_type": "scripted"}, stats={"step": 1})
+                reply = Description(
+                    settings={"device": "none", "tokenizer_path": None, "max_running_requests": 7},
+                    model={"model_type": "scripted", "tokenizer_path": "resolved"},
+                    stats={"step": 1, "max_total_num_tokens": 900},
+                )
             case FlushCache():
                 reply = FlushCacheReply(is_flushed=True)
         if reply is not None:
