@@ -11,10 +11,8 @@ from wire.sampling import SamplingParams
 
 
 def built(given: NativeSampling) -> SamplingParams:
-    """As `/generate` does it."""
-    return build_sampling(
-        given, max_new_tokens=given.max_new_tokens, min_new_tokens=given.min_new_tokens, seed=given.sampling_seed
-    )
+    """As `/generate` does it where no limit is given."""
+    return build_sampling(given, max_new_tokens=128, min_new_tokens=given.min_new_tokens, seed=given.sampling_seed)
 
 
 def test_nothing_given_means_the_defaults() -> None:
