@@ -10,7 +10,7 @@ from wire.settings import CommonSettings, load_settings
 
 def main() -> None:
     """The whole life of the process."""
-    common, settings = load_settings("millrace-gateway", CommonSettings, GatewaySettings)
+    common, settings = load_settings("millrace gateway", CommonSettings, GatewaySettings)
     run(_serve(common, settings))
 
 

@@ -12,7 +12,15 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     host: Annotated[str, Meta(description="Address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 picks a free one")] = 30000
     listen_fd: (
-        Annotated[int, Meta(ge=0, description="Inherited socket, shared by gateways, instead of host and port")] | None
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                description="Inherited socket, shared by gateways, instead of host and port",
+                extra={"internal": True},
+            ),
+        ]
+        | None
     ) = None
     model_path: Annotated[str, Meta(description="A folder, a hub name, or `demo`", extra={"aliases": ["--model"]})] = (
         "demo"

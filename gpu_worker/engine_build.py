@@ -61,7 +61,14 @@ def build_engine(model_path: Path, options: EngineOptions, clock_ns: Callable[[]
         # cuDNN's attention plans anew for every context length, 11 ms a layer: every decode step has a new one.
         torch.backends.cuda.enable_cudnn_sdp(False)
     context_length = options.context_length or config.context_length
+    began = time.perf_counter()
+    logger.info("Load weight begin. type=%s, device=%s, dtype=%s", config.architecture, device, dtype)
     decoder = load_decoder(model_path, config, device, dtype, context_length)
+    logger.info(
+        "Load weight end. elapsed=%.2f s, mem usage=%.2f GB",
+        time.perf_counter() - began,
+        decoder.num_weight_bytes / 2**30,
+    )
     num_pages = _num_pages(config, options, context_length, device, dtype)
     kv_layers = allocate_kv(config, num_pages, options.page_size, device, dtype)
     num_kv_tokens = num_pages * options.page_size

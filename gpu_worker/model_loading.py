@@ -22,7 +22,6 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
     """
     checkpoint = resolve(settings.model_path, revision=settings.revision)
     options = _options(settings)
-    log.info("Load weight begin. device=%s, dtype=%s", options.device, options.dtype)
     try:
         engine = build_engine(checkpoint.path, options)
     except (BrokenCheckpointError, UnsupportedModelError, NotEnoughMemoryError) as error:

@@ -193,7 +193,8 @@ class TokenizerService:
         if member.heartbeat.stage is Stage.GATEWAY:
             num_dropped = self._held.drop_requests_of(member.heartbeat.peer)
             self._metrics.dropped.labels("gateway lost").inc(num_dropped)
-            log.info("gateway %s is lost (%s): dropped %d requests", member.instance_id, cause, num_dropped)
+            if num_dropped:
+                log.info("gateway %s is lost (%s): dropped %d requests", member.instance_id, cause, num_dropped)
 
     async def _hand_back(self, gateway_id: str, keys: list[int]) -> None:
         released = Released(self._node.instance.peer, pack_u64(keys), "the tokenizer is draining")

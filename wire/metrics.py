@@ -1,8 +1,12 @@
 """Prometheus metrics of one process: the registry, the counters of the bus, and an optional page of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication
 
 
 class BusMetrics:
@@ -37,4 +41,17 @@ def report_readiness(registry: CollectorRegistry, is_ready: Callable[[], bool]) 
 def serve_metrics(registry: CollectorRegistry, port: int) -> None:
     """Serves the registry at `http://0.0.0.0:{port}/metrics` from a daemon thread; port 0 means off."""
     if port:
-        start_http_server(port, registry=registry)
+        server, _ = start_http_server(port, registry=registry)
+        app = server.get_app()
+        assert app is not None
+        server.set_app(_plain_text(app))
+
+
+def _plain_text(app: "WSGIApplication") -> "WSGIApplication":
+    """Answers in the text format whatever is asked for: OpenMetrics 1.0 would rename `sglang:` to `sglang_`."""
+
+    def answer(environ: dict[str, Any], start_response: "StartResponse") -> Iterable[bytes]:
+        environ.pop("HTTP_ACCEPT", None)
+        return app(environ, start_response)
+
+    return answer

@@ -3,12 +3,13 @@ common ones.
 
 A field `max_running_requests: Annotated[int, Meta(ge=1, description="…")] = 64` is the flag `--max-running-requests`
 and the variable `MILLRACE_MAX_RUNNING_REQUESTS`; the flag wins. `Meta(extra={…})` may hold `aliases` (more flags),
-`secret` (never shown) and `metavar`.
+`secret` (never shown), `internal` (not in the help) and `metavar`.
 """
 
 import argparse
 import difflib
 import os
+import re
 import sys
 import types
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from msgspec import Meta
 from wire.bus import BusOptions
 
 ENV_PREFIX = "MILLRACE_"
+_USER_IN_ADDRESS = re.compile(r"//[^/@\s,]+@")
 S = TypeVar("S", bound=msgspec.Struct)
 
 
@@ -52,7 +54,11 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     exit_on_stdin_eof: Annotated[
-        bool, Meta(description="Stop when standard input ends, so that no stage outlives what started it")
+        bool,
+        Meta(
+            description="Stop when standard input ends, so that no stage outlives what started it",
+            extra={"internal": True},
+        ),
     ] = False
 
     def bus_options(self) -> BusOptions:
@@ -90,7 +96,7 @@ def build_parser(program: str, kinds: Iterable[type[msgspec.Struct]]) -> argpars
     parser = argparse.ArgumentParser(prog=program, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     seen: set[str] = set()
     for kind in kinds:
-        group = parser.add_argument_group((kind.__doc__ or kind.__name__).splitlines()[0])
+        group = parser.add_argument_group((kind.__doc__ or kind.__name__).splitlines()[0].rstrip("."))
         for option in _options(kind):
             if option.name not in seen:
                 seen.add(option.name)
@@ -122,8 +128,12 @@ def as_environment(settings: msgspec.Struct) -> dict[str, str]:
 
 
 def public_values(settings: msgspec.Struct) -> dict[str, Any]:
-    """The settings for showing: secrets left out."""
-    return {option.name: getattr(settings, option.name) for option in _options(type(settings)) if not option.is_secret}
+    """The settings for showing: secrets left out, and users and passwords inside addresses."""
+    shown = {option.name: getattr(settings, option.name) for option in _options(type(settings)) if not option.is_secret}
+    return {
+        name: _USER_IN_ADDRESS.sub("//***@", value) if isinstance(value, str) else value
+        for name, value in shown.items()
+    }
 
 
 def refuse_unknown_variables(environ: Mapping[str, str], kinds: Iterable[type[msgspec.Struct]], fail: Any) -> None:
@@ -146,6 +156,7 @@ class _Option:
         extra = (meta.extra if meta else None) or {}
         self._description = (meta.description if meta else None) or ""
         self.is_secret = bool(extra.get("secret"))
+        self._is_internal = bool(extra.get("internal"))
         self._metavar = extra.get("metavar")
         self.flags = ["--" + name.replace("_", "-"), *extra.get("aliases", ())]
         self._type = _bare_type(annotation)
@@ -159,7 +170,10 @@ class _Option:
         return get_origin(self._type) is tuple
 
     def argparse_keywords(self) -> dict[str, Any]:
-        keywords: dict[str, Any] = {"dest": self.name, "help": self._help()}
+        keywords: dict[str, Any] = {
+            "dest": self.name,
+            "help": argparse.SUPPRESS if self._is_internal else self._help(),
+        }
         if self.is_switch:
             keywords["action"] = argparse.BooleanOptionalAction
         elif get_origin(self._type) is Literal:
@@ -177,7 +191,7 @@ class _Option:
         return ",".join(map(str, value)) if self.is_many else str(value)
 
     def _help(self) -> str:
-        shown = "" if self._default in ("", None, ()) or self.is_secret else f", default {self._default}"
+        shown = "" if self._default in ("", None, (), False) or self.is_secret else f", default {self._default}"
         return f"{self._description} [{self.variable}{shown}]".strip().replace("%", "%%")
 
 
@@ -206,7 +220,8 @@ def _check(kind: type[msgspec.Struct], name: str, value: Any) -> None:
         msgspec.convert(value, annotation, strict=False)
     except msgspec.ValidationError as error:
         flag = "--" + name.replace("_", "-")
-        raise ValueError(f"{flag} (or {ENV_PREFIX}{name.upper()}): {error}, got {value!r}") from error
+        rule = str(error).partition(", got `")[0]
+        raise ValueError(f"{flag} (or {ENV_PREFIX}{name.upper()}): {rule}, got {value!r}") from error
 
 
 def _build(kind: type[S], given: Mapping[str, Any], environ: Mapping[str, str], fail: Any) -> S:

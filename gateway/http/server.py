@@ -5,6 +5,7 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 
 import uvicorn
 from litestar.types import ASGIApp
@@ -16,6 +17,7 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 2048
 _LAST_SECONDS = 3
+_PROBED = frozenset({"/health", "/ready", "/metrics"})
 
 
 class _Server(uvicorn.Server):
@@ -36,12 +38,13 @@ class HttpServer:
             ws="none",
             lifespan="off",
             log_config=None,
-            access_log=log.isEnabledFor(logging.DEBUG),
+            access_log=log.isEnabledFor(logging.INFO),
             server_header=False,
             backlog=_BACKLOG,
             timeout_graceful_shutdown=_LAST_SECONDS,
         )
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        logging.getLogger("uvicorn.access").addFilter(_is_no_probe)
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
 
@@ -55,6 +58,12 @@ class HttpServer:
         if self._task is not None:
             await asyncio.wait({self._task})
         self._socket.close()
+
+
+def _is_no_probe(record: logging.LogRecord) -> bool:
+    """Keeps what load balancers and scrapers ask every second out of the access log, unless it went wrong."""
+    *_, path, _, status = record.args if isinstance(record.args, tuple) else ("", "", 0)
+    return path not in _PROBED or status != HTTPStatus.OK
 
 
 def _listen(settings: GatewaySettings) -> socket.socket:

@@ -31,6 +31,11 @@ class Decoder:
         # A window that the context cannot exceed hides nothing.
         self._windows = [None if w is None or w >= context_length else w for w in config.sliding_windows]
 
+    @property
+    def num_weight_bytes(self) -> int:
+        """Memory that the weights take."""
+        return self._weights.num_bytes
+
     def forward(self, inputs: ForwardInputs, kv_layers: list[KvLayer]) -> Tensor:
         """Logits of the wanted rows, [num_rows, vocab_size]; writes this step's keys and values."""
         weights, eps = self._weights, self.config.rms_norm_eps

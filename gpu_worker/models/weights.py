@@ -1,7 +1,7 @@
 """The parameters of a decoder, and which tensor of a published checkpoint fills which part of them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -35,6 +35,14 @@ class DecoderWeights:
     layers: tuple[LayerWeights, ...]
     norm: Tensor
     lm_head: Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        """What they take, each tensor once."""
+        parts = [self.embedding, self.norm, self.lm_head]
+        for layer in self.layers:
+            parts += [part for field in fields(layer) if (part := getattr(layer, field.name)) is not None]
+        return sum({part.data_ptr(): part.nbytes for part in parts}.values())
 
 
 def allocate_weights(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> DecoderWeights:

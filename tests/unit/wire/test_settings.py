@@ -152,3 +152,8 @@ def test_a_field_that_two_kinds_share_is_one_flag() -> None:
 def test_the_model_path_names_the_model_unless_told_otherwise() -> None:
     assert GatewaySettings(model_path="a/b").model_name == "a/b"
     assert GatewaySettings(model_path="a/b", served_model_name="c").model_name == "c"
+
+
+def test_an_address_is_shown_without_its_user_and_password() -> None:
+    settings = CommonSettings(nats_url="nats://ann:sesame@a:4222,nats://token@b:4222,nats://c:4222")
+    assert public_values(settings)["nats_url"] == "nats://***@a:4222,nats://***@b:4222,nats://c:4222"
