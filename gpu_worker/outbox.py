@@ -46,7 +46,12 @@ class Outbox:
             await self.send_rows()
 
     async def send_rows(self) -> None:
-        """Sends what the channels may send now; what the connection loses, recovery sends again."""
+        """Sends what the channels may send now; what the connection loses, recovery sends again.
+
+        While there is no connection the rows stay where they are, and grow.
+        """
+        if not self._node.data.is_connected:
+            return
         model = self._node.instance.model_key
         max_bytes = min(MAX_BATCH_BYTES, self._node.data.max_payload // 2)  # sizes are estimated
         for detokenizer, channel in list(self._router.channels.items()):
@@ -73,7 +78,7 @@ class Outbox:
                     self._has_changed.clear()
                     await self._has_changed.wait()
 
-    async def send_receipt(self, request: HeldRequest, queue_position: int) -> None:
+    async def send_receipt(self, request: HeldRequest, queue_position: int | None) -> None:
         """Tells the gateway that its job has arrived."""
         await self._tell(request.job.gateway, progress.receipt(request, self._peer, queue_position))
 

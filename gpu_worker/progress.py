@@ -19,7 +19,7 @@ class _Row(NamedTuple):
 def reports(
     held: HeldRequests, finished: Iterable[FinishedRequest], sender: Peer, queue_positions: Mapping[int, int]
 ) -> Iterator[tuple[Peer, Progress]]:
-    """One `Progress` per gateway; `queue_positions` has the requests that wait, by key, counted from 0."""
+    """One `Progress` per gateway; `queue_positions` has the requests that wait, by the engine's key, counted from 0."""
     rows: dict[Peer, list[_Row]] = {}
     for request in held:
         rows.setdefault(request.job.gateway, []).append(_held_row(request, queue_positions))
@@ -30,13 +30,17 @@ def reports(
         yield gateway, _report(gateway_rows, sender, is_receipt=False)
 
 
-def receipt(request: HeldRequest, sender: Peer, queue_position: int) -> Progress:
-    """The acceptance of a job, sent at once."""
-    return _report([_held_row(request, {request.job.key: queue_position})], sender, is_receipt=True)
+def receipt(request: HeldRequest, sender: Peer, queue_position: int | None) -> Progress:
+    """The acceptance of a job or of a re-attachment, sent at once. `queue_position` is None for what runs, or ran."""
+    positions = {} if queue_position is None else {request.engine_key: queue_position}
+    row = _held_row(request, positions)
+    if not request.streams:
+        row = row._replace(state=RequestState.FINISHED)
+    return _report([row], sender, is_receipt=True)
 
 
 def _held_row(request: HeldRequest, queue_positions: Mapping[int, int]) -> _Row:
-    position = queue_positions.get(request.job.key)
+    position = queue_positions.get(request.engine_key)
     state = RequestState.RUNNING if position is None else RequestState.QUEUED
     return _Row(request.job.key, state, position or 0, request.num_output_tokens)
 

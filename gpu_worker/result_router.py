@@ -1,6 +1,6 @@
 """From the engine's step results to rows for each detokenizer, and to the requests that they finish."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from gpu_worker.detokenizer_channel import DetokenizerChannel
@@ -69,20 +69,33 @@ class ResultRouter:
             start = end
         return broken
 
-    def drop(self, key: int, choice: int | None = None) -> bool:
-        """Forgets a request, or one choice of it, and what waits to be sent of it."""
+    def drop(self, key: int) -> bool:
+        """Forgets a request and what waits to be sent of it."""
         request = self._held.get(key)
-        if request is None:
+        if request is not None:
+            self.discard(request, list(request.streams.values()))
+        return self._held.drop(key)
+
+    def stop(self, key: int, choice: int) -> bool:
+        """A stop string has ended one choice: no more of it is sent, unless somebody asks for it again."""
+        request = self._held.get(key)
+        stopped = [s for s in request.streams.values() if s.choice == choice] if request is not None else []
+        if request is None or not stopped:
             return False
-        doomed = [stream.stream_id for stream in request.streams.values() if choice in (None, stream.choice)]
-        is_known = self._held.drop(key, choice)
+        self.discard(request, stopped)
+        for stream in stopped:
+            self._held.end(stream, None)
+        channel = self.channels.get(request.job.detokenizer.instance_id)
+        if channel is not None and not request.streams:
+            channel.finish(request)  # its other choices have ended by themselves
+        return True
+
+    def discard(self, request: HeldRequest, streams: Iterable[Stream]) -> None:
+        """Forgets the waiting rows of these streams of a request."""
         channel = self.channels.get(request.job.detokenizer.instance_id)
         if channel is not None:  # none was needed yet, or its detokenizer is lost
-            for stream_id in doomed:
-                channel.discard(stream_id)
-            if choice is not None and not request.streams:
-                channel.finish(request)  # its other choices have ended by themselves
-        return is_known
+            for stream in streams:
+                channel.discard(stream.stream_id)
 
     def prune(self, members: MemberTable) -> None:
         """Forgets the channels that nobody needs, to detokenizers that nobody hears: a late row makes one again."""
@@ -106,14 +119,16 @@ class ResultRouter:
     def _add_row(self, stream: Stream, sequence: Sequence, row: TokenRow, finish: Finish | None) -> None:
         request = stream.request
         stream.num_output_tokens = row.first_index + len(row.token_ids)
+        stream.logprobs += row.logprobs
         if not stream.is_open:
+            stream.sequence = sequence
             times, cached_tokens = sequence.times, sequence.num_cached_tokens or 0
             if row.token_ids:
                 request.spans.first_token(times.first_scheduled_ns, times.first_token_ns, cached_tokens)
-            row.opening = stream.opening(sequence.num_prompt_tokens, cached_tokens)
+            row.opening = stream.opening()
         if finish is not None:
             row.finish = _stream_finish(sequence, finish)
-            self._held.finish(stream)
+            self._held.end(stream, row.finish)
             if not request.streams:
                 request.spans.finish([finish.reason], request.num_output_tokens, sequence.times.finished_ns)
         channel = self.channel(request.job.detokenizer)

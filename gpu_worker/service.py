@@ -4,26 +4,27 @@ without a bus; only this file and its outbox know one."""
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from gpu_worker import self_report
 from gpu_worker.backlog import Backlog
 from gpu_worker.engine_host import EngineHost
+from gpu_worker.engine_requests import generation_request, given_sequences, new_sequences
 from gpu_worker.engine_thread import Abort as AbortCommand
 from gpu_worker.engine_thread import Add
-from gpu_worker.held_requests import HeldRequest, HeldRequests
+from gpu_worker.held_requests import HeldRequests
 from gpu_worker.hop_spans import HopSpans
 from gpu_worker.outbox import Outbox
+from gpu_worker.reattachment import reattach
 from gpu_worker.result_router import ResultRouter
 from gpu_worker.scheduling.admission import RequestRefusedError
 from gpu_worker.scheduling.batch import StepResult
-from gpu_worker.scheduling.sequence import GenerationRequest, NewSequence
 from gpu_worker.step_log import StepLog
 from gpu_worker.worker_metrics import WorkerMetrics
 from wire import subjects
 from wire.bus import Delivery
-from wire.columns import unpack_u32
 from wire.messages import (
     Abort,
     BatchAck,
@@ -36,10 +37,12 @@ from wire.messages import (
     Heartbeat,
     InstanceState,
     Message,
+    Reattach,
     Stage,
 )
 from wire.node import Node
 from wire.presence import HEARTBEAT_INTERVAL_S, Member
+from wire.telemetry import hop_attributes
 from wire.tombstones import Tombstones
 
 log = logging.getLogger(__name__)
@@ -80,6 +83,7 @@ class WorkerService:
         self._router = ResultRouter(node.instance.peer, self._held)
         self._outbox = Outbox(node, self._held, self._router)
         self._presence = node.presence(self._heartbeat)
+        self._report_is_due = asyncio.Event()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
@@ -141,22 +145,25 @@ class WorkerService:
 
     async def _accept(self, job: GenerateJob) -> None:
         received_ns = time.time_ns()
-        self._host.check(_generation(job, _given_sequences(job)))
-        request = self._held.hold(job, received_ns, HopSpans(self._node.tracing, job, received_ns, self._job_subject))
+        self._host.check(generation_request(job, given_sequences(job)))
+        attributes = hop_attributes(self._node.instance.served_model_name, self._job_subject)
+        request = self._held.hold(job, received_ns, HopSpans(self._node.tracing, job, received_ns, attributes))
         for start in job.sequences:
             if self._tombstones.covers(job.key, start.choice):
-                self._router.drop(job.key, start.choice)
+                self._router.stop(job.key, start.choice)
         if not request.streams:
             return
         self._is_idle.clear()
         self._metrics.requests.inc()
         position = len(self._host.engine.waiting())
-        self._host.submit(Add(_generation(job, _new_sequences(request), received_ns)))
+        self._host.submit(Add(generation_request(job, new_sequences(request), received_ns)))
         await self._outbox.send_receipt(request, position)
 
     async def _on_control(self, message: Message, _: Delivery) -> None:
         if isinstance(message, Abort):
             self._abort(message.key, message.choice)
+        elif isinstance(message, Reattach):
+            await self._reattach(message)
         elif isinstance(message, BatchAck) and message.worker == self._node.instance.peer:
             channel = self._router.channels.get(message.detokenizer.instance_id)
             if channel is not None:
@@ -189,13 +196,15 @@ class WorkerService:
             for channel in self._router.channels.values():
                 channel.forget_unacked()
             self._outbox.rows_are_due()
+            self._held.keep_longer()
+            self._report_is_due.set()  # the gateways want to know what they have missed
 
     # What the engine says.
 
     def _on_result(self, result: StepResult) -> None:
         for broken in self._router.route(result):
             job = broken.request.job
-            self._host.submit(AbortCommand(job.key))
+            self._host.submit(AbortCommand(broken.request.engine_key))
             self._outbox.fail_soon(job.gateway, job.key, ErrorCode.INTERNAL, broken.message, is_retryable=True)
         self._metrics.observe(result.stats, len(result.token_ids))
         self._step_log.observe(result.stats)
@@ -204,18 +213,23 @@ class WorkerService:
         self._note_idle()
 
     def _on_refused(self, key: int, error: RequestRefusedError) -> None:
-        request = self._held.get(key)
+        request = self._held.of_engine(key)
         if request is not None:
-            self._router.drop(key)
-            self._outbox.fail_soon(request.job.gateway, key, ErrorCode.INVALID_REQUEST, str(error), is_retryable=False)
+            job = request.job
+            self._router.drop(job.key)
+            self._outbox.fail_soon(job.gateway, job.key, ErrorCode.INVALID_REQUEST, str(error), is_retryable=False)
             self._note_idle()
 
     # What it does by itself.
 
     async def _report_forever(self) -> None:
         while True:
-            await asyncio.sleep(HEARTBEAT_INTERVAL_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._report_is_due.wait(), HEARTBEAT_INTERVAL_S)
+            self._report_is_due.clear()
             await self._outbox.send_progress(self._queue_positions())
+            if self._node.control.is_connected:
+                self._held.forget_kept()
             self._router.prune(self._node.members)
             for detokenizer, channel in self._router.channels.items():
                 channel.finished.forget_unheard(self._limits.stall_timeout_s)
@@ -226,11 +240,31 @@ class WorkerService:
                     self._outbox.rows_are_due()
 
     def _abort(self, key: int, choice: int | None) -> None:
-        if self._router.drop(key, choice):
-            self._host.submit(AbortCommand(key, choice))
+        request = self._held.get(key)
+        if self._router.drop(key) if choice is None else self._router.stop(key, choice):
+            assert request is not None, "what was dropped was held"
+            self._host.submit(AbortCommand(request.engine_key, choice))
             self._note_idle()
         else:
             self._tombstones.add(key, choice)
+
+    async def _reattach(self, message: Reattach) -> None:
+        if message.new_key in self._held or self._tombstones.covers(message.new_key):
+            return
+        request = reattach(self._held, self._router, message, time.time_ns())
+        if request is None:
+            held = self._held.find(message.old_key)
+            if held is not None and held.job.gateway.instance_id == message.sender.instance_id:
+                self._abort(held.job.key, None)  # its gateway starts it anew
+            await self._outbox.release(message.sender, [message.new_key], "not held")
+            return
+        self._metrics.reattached.inc()
+        wanted = {point.choice for point in message.points}
+        for stream in list(request.streams.values()):
+            if stream.choice not in wanted:
+                self._abort(message.new_key, stream.choice)
+        self._outbox.rows_are_due()
+        await self._outbox.send_receipt(request, self._queue_positions().get(request.engine_key))
 
     async def _release_all(self) -> None:
         for gateway, requests in list(self._held.by_gateway()):
@@ -264,26 +298,3 @@ class WorkerService:
     def _heartbeat(self) -> Heartbeat:
         limit_s = self._limits.step_timeout_s
         return self_report.heartbeat(self._node.instance, self._host, self._held, self._backlog, limit_s)
-
-
-def _given_sequences(job: GenerateJob) -> tuple[NewSequence, ...]:
-    return tuple(NewSequence(0, start.choice, unpack_u32(start.output_ids)) for start in job.sequences)
-
-
-def _new_sequences(request: HeldRequest) -> tuple[NewSequence, ...]:
-    return tuple(
-        NewSequence(stream.stream_id, stream.choice, unpack_u32(stream.output_ids))
-        for stream in request.streams.values()
-    )
-
-
-def _generation(
-    job: GenerateJob, sequences: tuple[NewSequence, ...], arrival_ns: int | None = None
-) -> GenerationRequest:
-    return GenerationRequest(
-        key=job.key,
-        prompt_ids=job.prompt_ids,
-        sampling=job.sampling,
-        sequences=sequences,
-        arrival_ns=arrival_ns,
-    )

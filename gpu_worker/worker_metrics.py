@@ -15,6 +15,11 @@ class WorkerMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter("millrace_worker_requests", "Jobs accepted", registry=registry)
+        self.reattached = Counter(
+            "millrace_worker_reattached",
+            "Requests that went on under a new attempt, nothing repeated",
+            registry=registry,
+        )
         self.refused = Counter("millrace_worker_refused", "Jobs that the engine can never serve", registry=registry)
         self.failed_steps = Counter("millrace_worker_failed_steps", "Engine steps that raised", registry=registry)
         self.steps = Counter("millrace_worker_steps", "Engine steps", registry=registry)
@@ -42,7 +47,7 @@ class WorkerMetrics:
                 lambda: engine.num_used_pages * page_size,
             ),
             (
-                "kv_cached_tokens",
+                "millrace_worker_kv_cached_tokens",
                 "KV slots that only the prefix cache keeps",
                 lambda: engine.num_cached_pages * page_size,
             ),

@@ -80,14 +80,21 @@ class ReattachPoint(msgspec.Struct, frozen=True, array_like=True):
     text_len: int
 
 
-class Reattach(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Gateway → worker: re-key the sequences that you still hold, and send again from these points."""
+class Reattach(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+    """Gateway → worker: re-key the sequences that you still hold, and send again from these points.
+
+    `old_key` is any key that the request has had at this worker. The answer is a `Progress` about `new_key`, or a
+    `Released` of it. `traceparent` and `tracestate` are those of the new attempt's span.
+    """
 
     sender: Peer
     old_key: Key
     new_key: Key
     detokenizer: Peer
     points: tuple[ReattachPoint, ...]
+    attempt: int = 0
+    traceparent: str = ""
+    tracestate: str = ""
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):

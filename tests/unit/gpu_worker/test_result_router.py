@@ -27,7 +27,7 @@ class Rig:
     def hold(self, key: int, num_choices: int = 1) -> list[int]:
         """A request; the ids of its streams."""
         wanted = job(key, starts=tuple(map(SequenceStart, range(num_choices))))
-        spans = HopSpans(Tracing("", 1.0, Stage.WORKER, WORKER.instance_id), wanted, 0, "subject")
+        spans = HopSpans(Tracing("", 1.0, Stage.WORKER, WORKER.instance_id), wanted, 0, {})
         return list(self.held.hold(wanted, 0, spans).streams)
 
     def finished(self) -> list[int]:
@@ -41,8 +41,8 @@ def test_when_the_detokenizer_stops_the_last_choice_the_others_may_be_on_their_w
     channel = rig.router.channel(DETOKENIZER)
     channel.add(TokenRow(first, 0, [1]))
     channel.take_messages()
-    rig.held.finish(rig.held.streams[first])
-    assert rig.router.drop(7, rig.held.streams[second].choice)
+    rig.held.end(rig.held.streams[first], None)
+    assert rig.router.stop(7, rig.held.streams[second].choice)
     assert rig.finished() == [7]
     channel.acknowledge(1)
     assert rig.finished() == []
@@ -88,7 +88,7 @@ def test_a_detokenizer_that_nobody_has_heard_yet_keeps_its_channel_until_it_has_
     channel.add(TokenRow(stream, 0, [1]))
     request = rig.held.get(7)
     assert request is not None
-    rig.held.finish(rig.held.streams[stream])
+    rig.held.end(rig.held.streams[stream], None)
     channel.finish(request)
     rig.router.prune(MemberTable(1e9))
     assert rig.router.channels
