@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -44,6 +45,9 @@ class BusOptions(msgspec.Struct, frozen=True, kw_only=True):
     credentials_file: str = ""
     nkey_seed_file: str = ""
     tls_ca_file: str = ""
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+    inbox_prefix: str = "_INBOX"
     connect_timeout_s: float = 30.0
     ping_interval_s: float = 1.0
 
@@ -85,8 +89,9 @@ class Bus:
 
     def __init__(self, options: BusOptions, name: str, metrics: BusMetrics) -> None:
         """Not connected yet; `connect` makes one that is."""
-        self._client = Client()
+        self._client: Client = _TlsKeepingClient()
         self._options = options
+        self._login = _login(options)
         self._name = name
         self._metrics = metrics
         self._seen_errors: set[str] = set()
@@ -98,7 +103,10 @@ class Bus:
 
     @classmethod
     async def connect(cls, options: BusOptions, name: str, metrics: BusMetrics) -> "Bus":
-        """Connects, retrying for `connect_timeout_s`; after that raises ConnectionError with the URL."""
+        """Connects, retrying for `connect_timeout_s`; after that raises ConnectionError with the URL.
+
+        A file of the options that cannot be used is a ConnectionError at once.
+        """
         bus = cls(options, name, metrics)
         try:
             async with asyncio.timeout(options.connect_timeout_s):
@@ -116,6 +124,7 @@ class Bus:
         await self._client.connect(
             servers=self._options.url.split(","),
             name=self._name,
+            inbox_prefix=self._options.inbox_prefix,
             error_cb=self._on_error,
             disconnected_cb=self._on_disconnected,
             reconnected_cb=self._on_reconnected,
@@ -125,7 +134,7 @@ class Bus:
             ping_interval=self._options.ping_interval_s,  # type: ignore[arg-type]
             max_outstanding_pings=2,
             skip_subject_validation=True,  # every subject is made from validated parts by `wire.subjects`
-            **_credentials(self._options),
+            **self._login,
         )
 
     @property
@@ -260,7 +269,7 @@ class Bus:
     async def _reopen(self) -> None:
         while True:
             await asyncio.sleep(_REOPEN_WAIT_S)
-            self._client = Client()
+            self._client = _TlsKeepingClient()
             try:
                 await self._open()
                 for subject, receive in self._subscriptions:
@@ -292,13 +301,53 @@ class Bus:
             log.warning(text)
 
 
-def _credentials(options: BusOptions) -> dict[str, Any]:
+class _TlsKeepingClient(Client):
+    """Refuses to log in unencrypted where TLS was asked for; nats-py leaves that to whoever answers."""
+
+    def _connect_command(self) -> bytes:
+        if "tls" in self.options and not self._server_info.get("tls_required"):
+            raise NatsError("TLS was asked for, and the server does not require it")
+        return super()._connect_command()
+
+
+def _login(options: BusOptions) -> dict[str, Any]:
+    """What the client needs to log in; raises ConnectionError naming a file that cannot be used."""
+    _check_file(options.nkey_seed_file, "SU")
+    _check_file(options.credentials_file, "-----BEGIN NATS USER JWT-----")
     given: dict[str, Any] = {
         "user": options.user or None,
         "password": options.password or None,
         "user_credentials": options.credentials_file or None,
         "nkeys_seed": options.nkey_seed_file or None,
+        "tls": _tls_context(options),
     }
-    if options.tls_ca_file:
-        given["tls"] = ssl.create_default_context(cafile=options.tls_ca_file)
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _tls_context(options: BusOptions) -> ssl.SSLContext | None:
+    """None for a connection without TLS. The system's authorities, unless one is named."""
+    for path in (options.tls_ca_file, options.tls_cert_file, options.tls_key_file):
+        _check_file(path, "-----BEGIN ")
+    if not (options.tls_ca_file or options.tls_cert_file or "tls://" in options.url):
+        return None
+    context = ssl.create_default_context(cafile=options.tls_ca_file or None)
+    if options.tls_key_file and not options.tls_cert_file:
+        raise ConnectionError(f"a private key without a certificate: {options.tls_key_file}")
+    if options.tls_cert_file:
+        try:
+            context.load_cert_chain(options.tls_cert_file, options.tls_key_file or None)
+        except ssl.SSLError as error:
+            raise ConnectionError(f"no certificate with its key in {options.tls_cert_file}: {error}") from error
+    return context
+
+
+def _check_file(path: str, beginning: str) -> None:
+    """The libraries name neither the file nor what is wrong with it."""
+    if not path:
+        return
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ConnectionError(f"cannot read {path}: {error.strerror}") from error
+    if beginning not in text:
+        raise ConnectionError(f"{path} does not hold what it should: no {beginning!r} in it")

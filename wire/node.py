@@ -4,8 +4,10 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
+from wire import subjects
 from wire.background import BackgroundTasks
 from wire.bus import Bus
 from wire.lifecycle import Instance
@@ -41,7 +43,7 @@ class Node:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         metrics = BusMetrics(registry)
-        options = common.bus_options()
+        options = msgspec.structs.replace(common.bus_options(), inbox_prefix=subjects.inbox(stage))
         data = await Bus.connect(options, instance.instance_id, metrics)
         control = await Bus.connect(options, f"{instance.instance_id}-control", metrics)
         report_readiness(registry, lambda: instance.state is InstanceState.READY)

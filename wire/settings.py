@@ -34,6 +34,8 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     nats_credentials_file: Annotated[str, Meta(description="File with a NATS JWT and seed (.creds)")] = ""
     nats_nkey_seed_file: Annotated[str, Meta(description="File with an nkey seed")] = ""
     nats_tls_ca_file: Annotated[str, Meta(description="CA certificate; turns TLS to the NATS server on")] = ""
+    nats_tls_cert_file: Annotated[str, Meta(description="Client certificate, for a NATS server that asks for one")] = ""
+    nats_tls_key_file: Annotated[str, Meta(description="Its private key; unset if the certificate file holds it")] = ""
     nats_connect_timeout: Annotated[float, Meta(gt=0, description="Seconds to wait for NATS at the start")] = 30.0
     heartbeat_timeout: Annotated[
         float, Meta(ge=1, description="Seconds of silence after which an instance counts as dead")
@@ -70,6 +72,8 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
             credentials_file=self.nats_credentials_file,
             nkey_seed_file=self.nats_nkey_seed_file,
             tls_ca_file=self.nats_tls_ca_file,
+            tls_cert_file=self.nats_tls_cert_file,
+            tls_key_file=self.nats_tls_key_file,
             connect_timeout_s=self.nats_connect_timeout,
         )
 

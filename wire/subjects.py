@@ -62,5 +62,10 @@ def presence(stage: Stage, instance_id: str) -> str:
     return f"{_PREFIX}.presence.{stage.value}.{_checked(instance_id)}"
 
 
+def inbox(stage: Stage) -> str:
+    """Where replies to a stage arrive; one per stage, so that the broker can keep the others from listening."""
+    return f"_INBOX.{stage.value}"
+
+
 ALL_PRESENCE = f"{_PREFIX}.presence.*.*"
 PROBE = f"{_PREFIX}.probe"
