@@ -195,6 +195,7 @@ async def test_the_present_key_ends_a_request_and_a_past_one_does_not(nats_url: 
     async with running_worker(nats_url, engine := GatedEngine()) as worker:
         other = await other_detokenizer(worker)
         await worker.send_job(job(1, max_new_tokens=3))
+        await worker.gateway.first(Progress)
         await worker.send_control(reattach(1, 2))
         await worker.send_control(Abort(GATEWAY, 1))
         await worker.gateway.first(Progress, lambda report: list(unpack_u64(report.keys)) == [2])
