@@ -116,6 +116,7 @@ class Dispatcher:
             stream=_stream_settings(job, prepared, headers),
             previous_hop=previous_hop,
             received_ns=job.received_ns,
+            is_suspect=job.is_suspect,
         )
 
 

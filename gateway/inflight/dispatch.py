@@ -86,6 +86,7 @@ class Dispatcher:
             model_fingerprint=frozen.model_fingerprint if frozen else "",
             excluded_workers=self._excluded_workers(generation),
             received_ns=generation.call.received_ns,
+            is_suspect=generation.num_crashes > 0,
         )
 
     def _excluded_workers(self, generation: Generation) -> tuple[str, ...]:

@@ -1,5 +1,8 @@
 """Who runs in the next step. First come, first served; decodes always, prefills in chunks within a budget.
 
+A suspect, over which a worker may have crashed, prefills in steps of its own, so that it takes nobody along; every
+other step is for the rest.
+
 Invariants: a running sequence holds pages for all its tokens but perhaps the last; a waiting or finished one
 holds none. Every sequence that was added is finished exactly once.
 """
@@ -7,10 +10,10 @@ holds none. Every sequence that was added is finished exactly once.
 import time
 from bisect import insort
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from gpu_worker.scheduling.batch import Batch, SampledTokens, ScheduledSequence, StepResult, StepStats
 from gpu_worker.scheduling.finish import LENGTH, finish_of, finish_of_given
+from gpu_worker.scheduling.plan import Plan
 from gpu_worker.scheduling.residency import Residency
 from gpu_worker.scheduling.sequence import Finish, Sequence, SequenceState
 
@@ -19,35 +22,6 @@ ABORTED = Finish("abort")
 
 def _rank(sequence: Sequence) -> tuple[int, int]:
     return sequence.rank
-
-
-@dataclass(slots=True)
-class _Plan:
-    """A batch in the making."""
-
-    budget: int
-    decodes: list[ScheduledSequence] = field(default_factory=list)
-    chunks: list[ScheduledSequence] = field(default_factory=list)
-    num_prefill_tokens: int = 0
-    num_new_sequences: int = 0
-    num_cached_tokens: int = 0
-    num_preemptions: int = 0
-
-    def add_chunk(self, sequence: Sequence) -> None:
-        num_tokens = min(sequence.num_uncomputed_tokens, self.budget)
-        self.chunks.append(ScheduledSequence(sequence, num_tokens))
-        self.num_prefill_tokens += num_tokens
-        self.budget -= num_tokens
-
-    def batch(self) -> Batch:
-        return Batch(
-            self.decodes + self.chunks,
-            len(self.decodes),
-            self.num_prefill_tokens,
-            self.num_new_sequences,
-            self.num_cached_tokens,
-            self.num_preemptions,
-        )
 
 
 class Scheduler:
@@ -69,6 +43,8 @@ class Scheduler:
         self._running: list[Sequence] = []
         self._ended: list[Sequence] = []
         self._num_arrived = 0
+        self._prefilling_suspect: Sequence | None = None
+        self._was_suspects_turn = False
 
     @property
     def has_work(self) -> bool:
@@ -111,11 +87,10 @@ class Scheduler:
         return len(doomed)
 
     def schedule(self) -> Batch:
-        plan = _Plan(self._max_prefill_tokens)
-        self._schedule_running(plan)
-        if self._waiting:
-            self._schedule_waiting(plan)
-        return plan.batch()
+        """The next step: a suspect's or the others', in turn while there are both."""
+        batch = Batch([], 0) if self._was_suspects_turn else self._schedule_suspect()
+        self._was_suspects_turn = bool(batch)
+        return batch or self._schedule_others() or self._schedule_suspect()
 
     def commit(self, batch: Batch, sampled: SampledTokens) -> StepResult:
         """Record what the step computed, and finish who is done."""
@@ -126,7 +101,7 @@ class Scheduler:
             sequence, samples = scheduled.sequence, scheduled.samples
             sequence.num_computed_tokens += scheduled.num_scheduled_tokens
             if sequence.is_prefilling and not sequence.num_uncomputed_tokens:
-                sequence.is_prefilling = False
+                sequence.is_prefilling = sequence.is_suspect = False
                 self._residency.share(sequence)
             if samples:
                 token_id = sampled.token_ids[place]
@@ -143,18 +118,36 @@ class Scheduler:
         self._drop([s for s in sequences if s.finish is None], Finish("error", message=message))
         return self._begin_result(Batch([], 0))
 
-    def _schedule_running(self, plan: _Plan) -> None:
+    def _schedule_suspect(self) -> Batch:
+        """The next chunk of the first suspect; nothing if there is none, or it cannot be admitted now."""
+        plan = Plan(self._max_prefill_tokens)
+        begun = self._prefilling_suspect
+        if begun is not None and begun.is_suspect and begun.state is SequenceState.RUNNING:
+            plan.add_chunk(begun)
+        elif self._waiting and self._waiting[0].is_suspect and len(self._running) < self._max_running:
+            self._prefilling_suspect = self._waiting[0]
+            self._try_to_admit(0, plan)
+        return plan.batch()
+
+    def _schedule_others(self) -> Batch:
+        plan = Plan(self._max_prefill_tokens)
+        self._schedule_running(plan)
+        if self._waiting:
+            self._schedule_waiting(plan)
+        return plan.batch()
+
+    def _schedule_running(self, plan: Plan) -> None:
         index = 0
         while index < len(self._running):
             sequence = self._running[index]
             if sequence.is_prefilling:
-                if plan.budget > 0:
+                if plan.budget > 0 and not sequence.is_suspect:
                     plan.add_chunk(sequence)
             elif self._reserve_slot(sequence, plan):
                 plan.decodes.append(ScheduledSequence(sequence, 1))
             index += 1
 
-    def _reserve_slot(self, sequence: Sequence, plan: _Plan) -> bool:
+    def _reserve_slot(self, sequence: Sequence, plan: Plan) -> bool:
         """Make room for one more token, preempting from the end of the line; false if it hit `sequence` itself.
 
         Only sequences that this step has not scheduled yet come after `sequence`, so none of those is lost.
@@ -167,7 +160,7 @@ class Scheduler:
                 return False
         return True
 
-    def _schedule_waiting(self, plan: _Plan) -> None:
+    def _schedule_waiting(self, plan: Plan) -> None:
         prefilling = {s.key for s in self._running if s.is_prefilling and self._will_share(s)}
         index = 0
         while index < len(self._waiting) and len(self._running) < self._max_running and plan.budget > 0:
@@ -176,15 +169,22 @@ class Scheduler:
                 # Its sibling is computing their common prompt: a step later it is a prefix-cache hit.
                 index += 1
                 continue
-            # A page per running sequence is spared, so that admission does not cause preemption at once.
-            if not self._residency.enter(sequence, num_spare_pages=len(self._running)):
-                return
-            del self._waiting[index]
-            self._admit(sequence, plan)
+            if sequence.is_suspect or not self._try_to_admit(index, plan):
+                return  # a suspect is not overtaken: a step of its own comes next
             if self._will_share(sequence):
                 prefilling.add(sequence.key)
 
-    def _admit(self, sequence: Sequence, plan: _Plan) -> None:
+    def _try_to_admit(self, index: int, plan: Plan) -> bool:
+        """Let a waiting sequence run, with its first chunk; false if its pages cannot be had."""
+        sequence = self._waiting[index]
+        # A page per running sequence is spared, so that admission does not cause preemption at once.
+        if not self._residency.enter(sequence, num_spare_pages=len(self._running)):
+            return False
+        del self._waiting[index]
+        self._admit(sequence, plan)
+        return True
+
+    def _admit(self, sequence: Sequence, plan: Plan) -> None:
         if sequence.num_cached_tokens is None:
             sequence.num_cached_tokens = min(sequence.num_computed_tokens, sequence.num_prompt_tokens)
             sequence.times.first_scheduled_ns = self._clock_ns()

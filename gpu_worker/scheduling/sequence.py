@@ -43,7 +43,8 @@ class NewSequence:
 class GenerationRequest:
     """What the engine is asked to do: one prompt, one set of parameters, the choices that are not finished yet.
 
-    `prompt_ids` may be ids or little-endian uint32 bytes, as they come off the wire.
+    `prompt_ids` may be ids or little-endian uint32 bytes, as they come off the wire. `is_suspect` says that a worker
+    crashed while it had the request.
     """
 
     key: int
@@ -51,6 +52,7 @@ class GenerationRequest:
     sampling: SamplingParams
     sequences: tuple[NewSequence, ...] = (NewSequence(0),)
     arrival_ns: int | None = None
+    is_suspect: bool = False
 
 
 @dataclass(slots=True)
@@ -71,7 +73,8 @@ class Sequence:
     `token_ids` is the prompt followed by all output ids, given or sampled. `num_computed_tokens` of them have
     their KV in the pages of `page_table`. `num_cached_tokens` is the number of prompt tokens that the prefix
     cache had at the first admission, None before it. `is_prefilling` holds from an admission until all tokens of
-    that moment are computed. `is_plain_greedy` is `is_plain_greedy(sampling)`, asked in every step.
+    that moment are computed. `is_suspect` holds, for one that a worker may have crashed over, until its first prefill
+    has done no harm. `is_plain_greedy` is `is_plain_greedy(sampling)`, asked in every step.
     """
 
     sequence_id: int
@@ -88,6 +91,7 @@ class Sequence:
     num_cached_tokens: int | None = None
     num_preemptions: int = 0
     is_prefilling: bool = False
+    is_suspect: bool = False
     page_table: "array[int]" = field(default_factory=lambda: array("i"))
     state: SequenceState = SequenceState.WAITING
     finish: Finish | None = None
@@ -134,6 +138,7 @@ def new_sequences(
             times=Times(request.arrival_ns or now_ns),
             max_new_tokens=limit,
             stopping_ids=stopping,
+            is_suspect=request.is_suspect,
         )
         for new in request.sequences
     ]

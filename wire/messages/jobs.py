@@ -50,7 +50,8 @@ class TokenizeJob(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defa
     A first attempt carries `prompt` as the client gave it. A resume carries the frozen prompt ids as a `TokensPrompt`,
     `is_resume` true (length checks and model defaults have been applied already), and accepts only workers of
     `model_fingerprint`. `sampling_from_model` names the sampling fields that the client left unset and that the
-    model's generation_config may set. `attempt` counts from 1.
+    model's generation_config may set. `attempt` counts from 1. `is_suspect` says that a worker crashed while it had
+    the request, and that no token has come since.
     """
 
     key: Key
@@ -66,6 +67,7 @@ class TokenizeJob(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defa
     model_fingerprint: str = ""
     excluded_workers: tuple[str, ...] = ()
     received_ns: int = 0
+    is_suspect: bool = False
 
 
 class Dispatched(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True):
@@ -106,6 +108,7 @@ class GenerateJob(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defa
     """Tokenizer → one worker: the unfinished sequences of one attempt.
 
     `prompt_ids` is a u32 column. Sampling parameters are as the client gave them, never rebased on a resume.
+    A worker prefills what `is_suspect` in a step of its own, so that it takes nobody along if it crashes again.
     """
 
     key: Key
@@ -120,3 +123,4 @@ class GenerateJob(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defa
     stream: StreamSettings
     previous_hop: str = ""
     received_ns: int = 0
+    is_suspect: bool = False

@@ -41,6 +41,8 @@ class ArithmeticRunner:
             assert scheduled.num_scheduled_tokens > 0
             assert len(sequence.page_table) * self.page_size >= end, "no slot for a scheduled token"
         assert all(s.num_scheduled_tokens == 1 for s in batch.scheduled[: batch.num_decodes])
+        if any(s.sequence.is_suspect for s in batch.scheduled):
+            assert len(batch.scheduled) == 1, "a suspect has company"
         return SampledTokens([self.rule(s.sequence) for s in batch.scheduled if s.samples])
 
 
@@ -92,12 +94,13 @@ def request(
     key: int | None = None,
     n: int = 1,
     output_ids: tuple[int, ...] = (),
+    is_suspect: bool = False,
     **sampling: object,
 ) -> GenerationRequest:
     """A request with fresh ids; `sampling` are fields of `SamplingParams`, greedy and 4 tokens by default."""
     parameters = SamplingParams(**{"max_new_tokens": 4, "temperature": 0.0, **sampling})  # type: ignore[arg-type]
     sequences = tuple(NewSequence(next(_sequence_ids), choice, output_ids) for choice in range(n))
-    return GenerationRequest(key or next(_sequence_ids), prompt_ids, parameters, sequences)
+    return GenerationRequest(key or next(_sequence_ids), prompt_ids, parameters, sequences, is_suspect=is_suspect)
 
 
 @dataclass

@@ -137,10 +137,11 @@ async def test_a_resume_goes_on_unchanged_to_a_worker_of_the_same_model(scene: S
     sampling = SamplingParams(max_new_tokens=9, temperature=0.0, n=2)
     frozen = TokensPrompt(pack_u32(range(30)))
     resume = {"is_resume": True, "attempt": 2, "model_fingerprint": "fp", "sampling_from_model": ("temperature",)}
-    await scene.send(7, frozen, sampling=sampling, sequences=sequences, **resume)
+    await scene.send(7, frozen, sampling=sampling, sequences=sequences, is_suspect=True, **resume)
     generate = await scene.worker.inbox.wait_for(GenerateJob)
     assert (generate.prompt_ids, generate.sampling, generate.sequences) == (frozen.token_ids, sampling, sequences)
     assert generate.attempt == 2
+    assert generate.is_suspect
     assert generate.stream.num_sequences == 1
 
 

@@ -1,4 +1,7 @@
-"""Whatever arrives, aborts, resumes and preempts in whatever order: no page leaks, everybody finishes once."""
+"""Whatever arrives, aborts, resumes and preempts in whatever order: no page leaks, everybody finishes once.
+
+That a suspect never has company is what the runner checks in every batch.
+"""
 
 from collections import Counter
 
@@ -12,7 +15,13 @@ from tests.unit.gpu_worker.builders import Collector, Rig, make_rig, request
 # Few different tokens and few lengths, so that prefixes meet.
 _prompts = st.tuples(st.sampled_from((1, 2)), st.integers(1, 14))
 _arrival = st.tuples(
-    st.just("add"), _prompts, st.integers(1, 3), st.integers(0, 12), st.sampled_from((0, 0, 3)), st.booleans()
+    st.just("add"),
+    _prompts,
+    st.integers(1, 3),
+    st.integers(0, 12),
+    st.sampled_from((0, 0, 3)),
+    st.booleans(),
+    st.booleans(),
 )
 _step = st.tuples(st.just("step"), st.integers(1, 4))
 _abort = st.tuples(st.just("abort"), st.integers(0, 20), st.none() | st.integers(0, 2))
@@ -39,9 +48,24 @@ class World:
 
     def apply(self, operation: tuple[object, ...]) -> None:
         match operation:
-            case ("add", (int(token), int(length)), int(n), int(max_new), int(given), bool(ignore_eos)):
+            case (
+                "add",
+                (int(token), int(length)),
+                int(n),
+                int(max_new),
+                int(given),
+                bool(ignore_eos),
+                bool(is_suspect),
+            ):
                 prompt = [(token * place) % 7 for place in range(length)]
-                asked = request(prompt, n=n, output_ids=(3,) * given, max_new_tokens=max_new, ignore_eos=ignore_eos)
+                asked = request(
+                    prompt,
+                    n=n,
+                    output_ids=(3,) * given,
+                    is_suspect=is_suspect,
+                    max_new_tokens=max_new,
+                    ignore_eos=ignore_eos,
+                )
                 self.keys.append(asked.key)
                 try:
                     self.sequences += self.rig.engine.add(asked)
@@ -99,15 +123,20 @@ def test_any_interleaving_leaks_no_page_and_finishes_everybody_once(
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(rig_options=_rigs, prompts=st.lists(_prompts, min_size=1, max_size=5), max_new=st.integers(1, 9))
+@given(
+    rig_options=_rigs,
+    prompts=st.lists(st.tuples(_prompts, st.booleans()), min_size=1, max_size=5),
+    max_new=st.integers(1, 9),
+)
 def test_what_is_generated_does_not_depend_on_company_or_memory(
-    rig_options: dict[str, int], prompts: list[tuple[int, int]], max_new: int
+    rig_options: dict[str, int], prompts: list[tuple[tuple[int, int], bool]], max_new: int
 ) -> None:
     def generate(together: bool, **options: int) -> list[list[int]]:
         world = World(make_rig(context_length=24, **options))  # type: ignore[arg-type]
-        for token, length in prompts:
+        for (token, length), is_suspect in prompts:
             prompt = [(token * place) % 7 for place in range(length)]
-            world.sequences += world.rig.engine.add(request(prompt, max_new_tokens=max_new))
+            asked = request(prompt, is_suspect=is_suspect and together, max_new_tokens=max_new)
+            world.sequences += world.rig.engine.add(asked)
             if not together:
                 world.finish()
         world.finish()
