@@ -202,6 +202,7 @@ async def test_the_present_key_ends_a_request_and_a_past_one_does_not(nats_url: 
         engine.gate.release(1)
         await other.until(bool)
         await worker.send_control(Abort(GATEWAY, 2))
+        await worker.ask(Describe())  # on the connection that the abort came on, and after it
         engine.gate.release(3)
         await worker.send_job(job(9, max_new_tokens=1))
         await worker.gateway.first(
