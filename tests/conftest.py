@@ -1,10 +1,11 @@
 """Fixtures that every suite may use."""
 
+import os
 import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -16,11 +17,19 @@ from launcher.nats import ANY_PORT, ReadyDetector, config_text, find_nats_server
 
 @contextmanager
 def running_nats_server(folder: Path, port: int = ANY_PORT) -> Iterator[str]:
-    """A real nats-server, configured as the launcher does; yields its URL. It never outlives the test run."""
+    """A real nats-server, configured as the launcher does; yields its URL."""
     config = folder / "nats.conf"
     config.write_text(config_text(port), encoding="utf-8")
+    with nats_server_of(config) as url:
+        yield url
+
+
+@contextmanager
+def nats_server_of(config: Path, *arguments: str, environ: Mapping[str, str] | None = None) -> Iterator[str]:
+    """A real nats-server with a configuration that is there already. It never outlives the test run."""
     with subprocess.Popen(
-        [sys.executable, "-m", "launcher.guard", str(find_nats_server()), "-c", str(config)],
+        [sys.executable, "-m", "launcher.guard", str(find_nats_server()), "-c", str(config), *arguments],
+        env={**os.environ, **(environ or {})},
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
