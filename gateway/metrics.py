@@ -8,11 +8,12 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.inflight.generation import Cause, Generation
+from gateway.inflight.generation import Attempt, Cause, Generation
 from wire.messages import FinishReason, Heartbeat, Stage
 from wire.presence import MemberTable
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320)
+_DETECTION_BUCKETS_S = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 5, 10)
 _GAP_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5)
 
 
@@ -41,21 +42,40 @@ class GatewayMetrics:
         self._requests = Counter("sglang:http_requests", "HTTP requests", labels, registry=registry)
         labels = ["endpoint", "status_code", "method"]
         self._responses = Counter("sglang:http_responses", "HTTP responses", labels, registry=registry)
-        self._attempts = Counter("millrace_gateway_attempts", "Attempts sent", ["cause"], registry=registry)
-        self._repairs = Counter("millrace_gateway_repairs", "Attempts given up", ["cause"], registry=registry)
+        labels = ["cause", "kind"]
+        self._attempts = Counter("millrace_gateway_attempts", "Attempts sent", labels, registry=registry)
+        labels = ["cause", "stage"]
+        self._repairs = Counter("millrace_gateway_repairs", "Attempts given up", labels, registry=registry)
+        self._detection = Histogram(
+            "millrace_gateway_detection_seconds",
+            "Silence of an instance before it was given up",
+            ["stage"],
+            buckets=_DETECTION_BUCKETS_S,
+            registry=registry,
+        )
         self._duplicates = Counter("millrace_gateway_duplicate_rows", "Rows with nothing new", registry=registry)
-        self._stale = Counter("millrace_gateway_stale_rows", "Rows of a past attempt", registry=registry)
+        self._lost_rows = Counter("millrace_gateway_gaps", "Streams that missed something", registry=registry)
+        self._stale = Counter(
+            "millrace_gateway_fenced_rows", "Rows of a past attempt, fenced off by its key", registry=registry
+        )
         self._unknown = Counter("millrace_gateway_unknown_keys", "Keys that nobody waits for", registry=registry)
         self._malformed = Counter("millrace_gateway_malformed_batches", "Batches that do not fit", registry=registry)
         self._stuck = Counter("millrace_gateway_stuck_clients", "Clients that stopped reading", registry=registry)
 
-    def count_attempt(self, cause: Cause) -> None:
-        """A job was sent."""
-        self._attempts.labels(cause.value).inc()
+    def count_attempt(self, attempt: Attempt) -> None:
+        """One was sent: the first, a resume from the frozen ids, or a re-attachment, which computes nothing twice."""
+        kind = "reattach" if attempt.is_reattachment else "resume" if attempt.is_resume else "first"
+        self._attempts.labels(attempt.cause.value, kind).inc()
 
-    def count_repair(self, cause: Cause) -> None:
-        """An attempt was given up."""
-        self._repairs.labels(cause.value).inc()
+    def count_repair(self, cause: Cause, stage: str) -> None:
+        """An attempt was given up, lost at this stage."""
+        self._repairs.labels(cause.value, stage).inc()
+        if cause is Cause.GAP:
+            self._lost_rows.inc()
+
+    def observe_detection(self, stage: Stage, silence_s: float) -> None:
+        """An instance was given up."""
+        self._detection.labels(stage.value).observe(silence_s)
 
     def count_unknown_keys(self, keys: int) -> None:
         """A holder has keys that nobody here waits for."""

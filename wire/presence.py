@@ -52,7 +52,7 @@ class MemberTable:
     """The live instances of every stage. Knows no bus: it is fed heartbeats and the time."""
 
     def __init__(self, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._clock = clock
         self._members: dict[str, Member] = {}
         self._last_tick = clock()
@@ -108,9 +108,9 @@ class MemberTable:
         if is_late:
             self.forgive()
             return
-        silent = [m.instance_id for m in self._members.values() if now - m.heard_at > self._timeout_s]
+        silent = [m.instance_id for m in self._members.values() if now - m.heard_at > self.timeout_s]
         for instance_id in silent:
-            self.drop(instance_id, f"no heartbeat for {self._timeout_s:g} s")
+            self.drop(instance_id, f"no heartbeat for {self.timeout_s:g} s")
 
     def get(self, instance_id: str) -> Member | None:
         """The live member with this id."""

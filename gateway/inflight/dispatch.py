@@ -6,12 +6,13 @@ import time
 
 from opentelemetry.trace import Span
 
-from gateway.inflight.generation import Attempt, Cause, Generation
+from gateway.inflight.generation import Attempt, Cause, Generation, HeldAt
 from gateway.inflight.in_flight import InFlight
+from gateway.inflight.reattaching import points
 from gateway.inflight.recovery import Recovery
 from gateway.inflight.spans import AttemptSpans
 from wire import subjects
-from wire.messages import Stage, TokenizeJob, TokensPrompt
+from wire.messages import Reattach, Stage, TokenizeJob, TokensPrompt
 from wire.node import Node
 from wire.presence import Member, choose
 from wire.telemetry import traceparent_of, tracestate_of
@@ -40,31 +41,61 @@ class Dispatcher:
     async def send(self, generation: Generation) -> None:
         """Starts the next attempt, or parks the generation if a stage has nobody.
 
-        Raises `MessageTooLargeError` if the broker would refuse the job.
+        A worker that still has its sequences is asked to go on. Raises `MessageTooLargeError` if the broker would
+        refuse the job.
         """
+        held = generation.held
+        if held is not None and self._node.members.get(held.worker_id) is not None:
+            await self._reattach(generation, held)
+            return
+        generation.held = None
         missing = self.missing_stage()
         tokenizer = choose(_unsuspected(self.ready(Stage.TOKENIZER), generation.suspects))
         detokenizer = choose(self._preferred_detokenizers(generation.suspects))
         if missing or tokenizer is None or detokenizer is None:
             self._recovery.park(generation, missing or Stage.TOKENIZER)
             return
-        attempt = self._begin(generation, tokenizer, detokenizer)
+        attempt = self._begin(generation, detokenizer, tokenizer_id=tokenizer.instance_id)
         job = self._job(generation, attempt, detokenizer)
         subject = subjects.data(self._node.instance.model_key, Stage.TOKENIZER, tokenizer.instance_id)
         await self._node.data.send_job(subject, job, attempt.key, _trace_headers(attempt.span))
 
-    def _begin(self, generation: Generation, tokenizer: Member, detokenizer: Member) -> Attempt:
+    async def _reattach(self, generation: Generation, held: HeldAt) -> None:
+        detokenizer = choose(self._preferred_detokenizers(generation.suspects))
+        if detokenizer is None:
+            self._recovery.park(generation, Stage.DETOKENIZER)
+            return
+        attempt = self._begin(generation, detokenizer, worker_id=held.worker_id)
+        message = Reattach(
+            sender=self._node.instance.peer,
+            old_key=held.key,
+            new_key=attempt.key,
+            detokenizer=detokenizer.heartbeat.peer,
+            points=points(generation),
+            attempt=attempt.number,
+            traceparent=traceparent_of(attempt.span),
+            tracestate=tracestate_of(attempt.span),
+        )
+        # On the connection of the aborts: one that is sent later must not come earlier.
+        subject = subjects.control(self._node.instance.model_key, Stage.WORKER, held.worker_id)
+        await self._node.control.send_job(subject, message, attempt.key)
+
+    def _begin(
+        self, generation: Generation, detokenizer: Member, *, tokenizer_id: str = "", worker_id: str = ""
+    ) -> Attempt:
         number = generation.num_attempts + 1
         attempt = Attempt(
             key=secrets.randbits(64) or 1,
             number=number,
             cause=generation.next_cause if number > 1 else Cause.NEW,
-            tokenizer_id=tokenizer.instance_id,
+            tokenizer_id=tokenizer_id,
+            worker_id=worker_id,
             detokenizer_id=detokenizer.instance_id,
             accept_by=self._recovery.acceptance_deadline(),
             heard_at=time.monotonic(),
             num_received_before=generation.num_received,
             is_resume=generation.dispatched is not None,
+            is_reattachment=bool(worker_id),
         )
         attempt.span = self._spans.start(generation, attempt)
         self._in_flight.begin(generation, attempt)

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from opentelemetry.trace import Span
 
@@ -26,6 +27,7 @@ class Cause(enum.StrEnum):
     WORKER_LOST = "worker_lost"
     WORKER_HUNG = "worker_hung"
     DETOKENIZER_LOST = "detokenizer_lost"
+    DETOKENIZER_LEFT = "detokenizer_left"
     MISSING = "missing"
     SILENT = "silent"
     BEHIND = "behind"
@@ -34,6 +36,8 @@ class Cause(enum.StrEnum):
     RELEASED = "released"
     UNAVAILABLE = "unavailable"
     REFUSED = "refused"
+    OUTAGE = "outage"
+    NOT_HELD = "not_held"
 
 
 class Standing(enum.Enum):
@@ -54,12 +58,21 @@ class GenerationInput:
     sampling_from_model: tuple[str, ...] = ()
 
 
+class HeldAt(NamedTuple):
+    """A worker that has the request's sequences, and a key by which it knows them."""
+
+    worker_id: str
+    key: int
+
+
 @dataclass(slots=True, eq=False)
 class Attempt:
     """One try. `accept_by` is when the present holder must have answered; None once it has.
 
     `owed` is a number of output tokens that the worker has reported and the gateway has not all received, since
-    `owed_since`. `num_missing` counts Progress of the holder in a row that did not name the key.
+    `owed_since`. `num_missing` counts Progress of the holder in a row that did not name the key. After an outage at
+    `doubted_at`, `prove_by` is when it must be clear that nothing of the attempt was lost; None otherwise. `is_resume`
+    says that it continues frozen ids, `is_reattachment` that it asks a worker for what that has already.
     """
 
     key: int
@@ -77,6 +90,9 @@ class Attempt:
     owed_since: float = 0.0
     num_received_before: int = 0
     is_resume: bool = False
+    is_reattachment: bool = False
+    doubted_at: float = 0.0
+    prove_by: float | None = None
 
     @property
     def holder_id(self) -> str:
@@ -91,6 +107,7 @@ class Generation:
     `is_delivering` says that the attempt has brought something. `dispatched` is frozen by the first attempt that came
     so far. `resume_at` is finite while a repeat is planned. `disturbed_since` is when the present trouble began;
     `num_repairs` and `num_crashes` count since the last delivered token; `suspects` are the instances that had it then.
+    `held` is a worker that goes on with it although no attempt says so: the next attempt asks there first.
     """
 
     input: GenerationInput
@@ -111,6 +128,7 @@ class Generation:
     next_cause: Cause = Cause.NEW
     resume_at: float = math.inf
     disturbed_since: float | None = None
+    held: HeldAt | None = None
     num_repairs: int = 0
     num_crashes: int = 0
     suspects: set[str] = field(default_factory=set)

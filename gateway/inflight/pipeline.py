@@ -1,6 +1,7 @@
 """From the HTTP side to the other stages and back: submit a call, and its generations fill up until they are done."""
 
 import asyncio
+import logging
 import time
 
 from gateway.errors import RequestError, too_large, unencodable
@@ -16,6 +17,8 @@ from wire.bus import Delivery, MessageTooLargeError
 from wire.messages import Abort, Dispatched, Failed, Message, Progress, Released, TextBatch
 from wire.node import Node
 from wire.presence import Member
+
+log = logging.getLogger(__name__)
 
 _ABORTED_BY_CLIENT = "The request was aborted."
 
@@ -38,9 +41,9 @@ class Pipeline:
     async def start(self) -> None:
         """Subscribes; from here on other stages can answer."""
         await self._node.data.subscribe(subjects.gateway(self._node.instance.instance_id), self._on_message)
-        await self._node.data.watch_unreachable(self._on_unreachable)
         for bus in (self._node.data, self._node.control):
-            bus.on_connection_change(lambda _: self.recovery.forgive())
+            await bus.watch_unreachable(self._on_unreachable)
+            bus.on_connection_change(lambda _: self.recovery.was_away())
         self._node.members.on_lost.append(self._on_lost)
         self._node.members.on_joined.append(self.recovery.joined)
         self._node.background.start(self._send_outgoing())
@@ -95,8 +98,10 @@ class Pipeline:
         self.recovery.unreachable(key)
         self._wake_if_outgoing()
 
-    def _on_lost(self, member: Member, _: str) -> None:
-        self.recovery.lost(member)
+    def _on_lost(self, member: Member, cause: str) -> None:
+        num_repaired = self.recovery.lost(member)
+        if num_repaired:
+            log.warning("%s is lost (%s): %d requests go on elsewhere", member.instance_id, cause, num_repaired)
         self._wake_if_outgoing()
 
     def _wake_if_outgoing(self) -> None:
@@ -131,7 +136,7 @@ class Pipeline:
         except OverflowError as error:
             self._fail(generation, unencodable(error))
         if generation.attempt is not None:
-            self._metrics.count_attempt(generation.attempt.cause)
+            self._metrics.count_attempt(generation.attempt)
 
     async def _send_aborts(self) -> None:
         if not self._node.control.is_connected:  # a stage that missed one would hold its stream for ever
@@ -149,15 +154,13 @@ class Pipeline:
         return subjects.control(model_key, member.heartbeat.stage, holder_id)
 
     def _abandon(self, generation: Generation) -> None:
-        if generation.attempt is not None:
-            self.recovery.abandon(generation.attempt)
+        self.recovery.abandon(generation)
         if not generation.is_done:
             generation.finish_aborted(_ABORTED_BY_CLIENT)
         self._finish(generation)
 
     def _fail(self, generation: Generation, error: RequestError) -> None:
-        if generation.attempt is not None:
-            self.recovery.abandon(generation.attempt)
+        self.recovery.abandon(generation)
         generation.fail(error)
         self._finish(generation)
 

@@ -7,15 +7,17 @@ import math
 import random
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from gateway.errors import RequestError, from_code
+from gateway.inflight.counters import RecoveryCounters
+from gateway.inflight.endings import gave_up, no_instance
 from gateway.inflight.generation import Attempt, Cause, Clock, Generation, Standing
 from gateway.inflight.in_flight import InFlight
 from gateway.inflight.outbox import Outbox
+from gateway.inflight.reattaching import held_at
 from gateway.inflight.receipts import ACCEPTANCE_S, Receipts
 from gateway.inflight.strangers import Strangers
-from gateway.inflight.verdicts import backoff, is_missing, needed, overdue, patience, suspect
+from gateway.inflight.verdicts import backoff, blamed, is_missing, may_fit_elsewhere, needed, overdue, patience, suspect
 from wire.columns import unpack_u8, unpack_u32, unpack_u64
 from wire.messages import Dispatched, ErrorCode, Failed, InstanceState, Progress, Released, RequestState, Stage
 from wire.presence import Member, MemberTable
@@ -24,6 +26,7 @@ TICK_S = 0.1
 _LATE_TICK_S = 0.5
 _MAX_CRASHES = 3
 _MAX_REPAIRS = 30
+_PROOF_S = (0.3, 0.5)
 
 _LOST = {
     Stage.TOKENIZER: Cause.TOKENIZER_LOST,
@@ -31,16 +34,6 @@ _LOST = {
     Stage.DETOKENIZER: Cause.DETOKENIZER_LOST,
 }
 _CRASHES = frozenset({Cause.WORKER_LOST, Cause.WORKER_HUNG, Cause.FAILED})
-
-
-class RecoveryCounters(Protocol):
-    """What recovery counts."""
-
-    def count_repair(self, cause: Cause) -> None:
-        """An attempt that was given up."""
-
-    def count_unknown_keys(self, keys: int) -> None:
-        """Keys that a holder reported and nobody here waits for."""
 
 
 class Recovery:
@@ -113,6 +106,8 @@ class Recovery:
         now = self._clock()
         if attempt.accept_by is not None:
             self._receipts.note_deadline(sender_id, attempt.accept_by)
+        if num_output_tokens <= generation.num_received and state is not RequestState.FINISHED:
+            attempt.prove_by = None
         attempt.accept_by, attempt.heard_at, attempt.num_missing = None, now, 0
         if sender_id != attempt.worker_id:
             return
@@ -141,7 +136,7 @@ class Recovery:
         generation = self._in_flight.by_key.get(message.key)
         if generation is None:
             return
-        if not message.is_retryable and not self._may_fit_elsewhere(generation, message):
+        if not message.is_retryable and not may_fit_elsewhere(generation, message, self._members):
             self._fail(generation, from_code(message.code, message.message))
         elif generation.attempt and message.sender.instance_id == generation.attempt.detokenizer_id:
             self.repair(generation, Cause.GAP)
@@ -156,42 +151,41 @@ class Recovery:
         else:
             self.repair(generation, Cause.RELEASED)
 
-    def _may_fit_elsewhere(self, generation: Generation, message: Failed) -> bool:
-        """Whether a worker refuses what another one has accepted, as its own cache is smaller, and a third is left."""
-        attempt, frozen = generation.attempt, generation.dispatched
-        if attempt is None or frozen is None or not attempt.is_resume or message.code is not ErrorCode.INVALID_REQUEST:
-            return False
-        sender_id = message.sender.instance_id
-        refused = generation.suspects | {sender_id}
-        return sender_id != attempt.tokenizer_id and any(
-            worker.instance_id not in refused and worker.heartbeat.model_fingerprint == frozen.model_fingerprint
-            for worker in self._members.ready(Stage.WORKER)
-        )
-
     def released(self, message: Released) -> None:
         """A draining instance gives requests back; that is no crash."""
         for key in unpack_u64(message.keys):
-            if generation := self._in_flight.by_key.get(key):
-                self.repair(generation, Cause.RELEASED)
+            generation = self._in_flight.by_key.get(key)
+            if generation is None or generation.attempt is None:
+                continue
+            if message.sender.instance_id == generation.attempt.detokenizer_id:
+                self.repair(generation, Cause.DETOKENIZER_LEFT, suspect_id=generation.attempt.detokenizer_id)
+            else:
+                self.repair(generation, Cause.NOT_HELD if generation.attempt.is_reattachment else Cause.RELEASED)
 
     def unreachable(self, key: int) -> None:
         """Nobody listens where the job was sent."""
         generation = self._in_flight.by_key.get(key)
-        if generation is not None and generation.attempt is not None:
-            self.repair(generation, Cause.UNREACHABLE, suspect_id=generation.attempt.tokenizer_id)
+        if generation is not None and (attempt := generation.attempt) is not None:
+            self.repair(generation, Cause.UNREACHABLE, suspect_id=attempt.tokenizer_id)
 
-    def lost(self, member: Member) -> None:
-        """An instance is gone: whatever it was needed for is tried again."""
+    def lost(self, member: Member) -> int:
+        """An instance is gone: whatever it was needed for is tried again. Returns how many requests that are."""
         stage = member.heartbeat.stage
         if stage is Stage.GATEWAY:
-            return
+            return 0
         self._receipts.forget(member.instance_id)
-        has_left = member.heartbeat.state is InstanceState.DRAINING
-        cause = Cause.RELEASED if has_left else _LOST[stage]
+        if member.heartbeat.state is InstanceState.DRAINING:
+            cause = Cause.DETOKENIZER_LEFT if stage is Stage.DETOKENIZER else Cause.RELEASED
+        else:
+            cause = _LOST[stage]
+            self._counters.observe_detection(stage, self._clock() - member.heard_at)
+        num_repaired = 0
         for generation in self._in_flight:
             attempt = generation.attempt
             if attempt is not None and needed(attempt, stage) == member.instance_id:
                 self.repair(generation, cause, suspect_id=member.instance_id)
+                num_repaired += 1
+        return num_repaired
 
     def joined(self, member: Member) -> None:
         """Somebody new: whoever is parked for want of an instance tries at once."""
@@ -212,12 +206,26 @@ class Recovery:
                 attempt.heard_at, attempt.owed_since, attempt.num_missing = now, now, 0
                 attempt.accept_by = attempt.accept_by and self.acceptance_deadline()
 
+    def was_away(self) -> None:
+        """Like `forgive`, but others may have given this process up meanwhile, and what they sent it is lost.
+
+        An attempt of which nothing is heard that proves the contrary is repaired within half a second.
+        """
+        self.forgive()
+        now = self._clock()
+        for generation in self._in_flight:
+            if attempt := generation.attempt:
+                attempt.doubted_at, attempt.prove_by = now, now + random.uniform(*_PROOF_S)  # not all at once
+                attempt.accept_by = attempt.accept_by and attempt.prove_by
+
     def tick(self) -> None:
         """Looks at every deadline; to be called every `TICK_S`."""
         now = self._clock()
-        is_late = now - self._last_tick > TICK_S + _LATE_TICK_S
+        late_s = now - self._last_tick - TICK_S
         self._last_tick = now
-        if is_late:
+        if late_s > self._members.timeout_s:
+            self.was_away()
+        elif late_s > _LATE_TICK_S:
             self.forgive()
         for generation in self._in_flight:
             if generation.attempt is not None:
@@ -230,36 +238,49 @@ class Recovery:
         """Gives the attempt up and plans the next one, unless the request has failed too often."""
         if not self._give_up(generation, cause):
             return
-        generation.num_repairs += 1
+        generation.num_repairs += cause is not Cause.NOT_HELD  # which is the answer to a repair
         generation.num_crashes += cause in _CRASHES
         generation.suspects.update({suspect_id} - {""})
         now = self._clock()
         generation.disturbed_since = generation.disturbed_since or now
         if generation.num_crashes >= _MAX_CRASHES or generation.num_repairs > _MAX_REPAIRS:
-            self._fail(generation, _gave_up(generation, cause))
+            self._fail(generation, gave_up(generation, cause))
             return
         generation.resume_at = now + backoff(generation.num_repairs)
         if generation.resume_at <= now:
             self._resume(generation)
 
     def _give_up(self, generation: Generation, cause: Cause) -> bool:
-        """Ends the attempt; false if there is none."""
-        attempt = self._in_flight.end_attempt(generation)
+        """Ends the attempt; false if there is none. What its worker holds is kept if the next attempt can have it."""
+        attempt = generation.attempt
         if attempt is None:
             return False
-        self._counters.count_repair(cause)
+        self._counters.count_repair(cause, blamed(attempt, cause))
         self._on_attempt_ended(generation, attempt, cause)
-        self.abandon(attempt)
+        held = held_at(generation, attempt, cause, self._members)
+        if held is None:
+            self.abandon(generation)
+        else:
+            generation.held = held
+            self._strangers.expect(attempt.key, self._clock())
+            if self._members.get(attempt.detokenizer_id) is not None:
+                self.outbox.aborts.append((attempt.detokenizer_id, attempt.key))
+        self._in_flight.end_attempt(generation)
         if generation.num_received > attempt.num_received_before:
             generation.num_repairs = generation.num_crashes = 0
             generation.suspects.clear()
         generation.next_cause = cause
         return True
 
-    def abandon(self, attempt: Attempt) -> None:
-        """Tells whoever works on the attempt to stop; everybody, while its worker is not known."""
-        holders = [attempt.worker_id, attempt.detokenizer_id] if attempt.worker_id else [""]
-        self.outbox.aborts.extend((holder_id, attempt.key) for holder_id in holders)
+    def abandon(self, generation: Generation) -> None:
+        """Tells whoever works on the request to stop; everybody, while its worker is not known."""
+        attempt, held = generation.attempt, generation.held
+        if attempt is not None:
+            holders = [attempt.worker_id, attempt.detokenizer_id] if attempt.worker_id else [""]
+            self.outbox.aborts.extend((holder_id, attempt.key) for holder_id in holders)
+        if held is not None:
+            self.outbox.aborts.append(held)
+        generation.held = None
 
     def park(self, generation: Generation, missing: Stage) -> None:
         """There is nobody to send to: waits, up to the resume timeout. That is no failure of the request's."""
@@ -267,22 +288,10 @@ class Recovery:
         generation.disturbed_since = generation.disturbed_since or now
         waited_s = now - generation.disturbed_since
         if waited_s >= self._resume_timeout_s:
-            self._fail(generation, _no_instance(missing, self._resume_timeout_s))
+            self._fail(generation, no_instance(missing, self._resume_timeout_s))
         else:
             generation.resume_at = now + min(patience(waited_s, TICK_S), self._resume_timeout_s - waited_s)
 
     def _resume(self, generation: Generation) -> None:
         generation.resume_at = math.inf
         self.outbox.due.append(generation)
-
-
-def _gave_up(generation: Generation, cause: Cause) -> RequestError:
-    message = (
-        f"The request was tried {generation.num_attempts} times and made no progress in the last "
-        f"{generation.num_repairs}; the last attempt ended with: {cause.value}."
-    )
-    return RequestError(500, message, code=ErrorCode.INTERNAL.value)
-
-
-def _no_instance(stage: Stage, timeout_s: float) -> RequestError:
-    return RequestError(503, f"No {stage.value} came back within {timeout_s:g} s.", code=ErrorCode.UNAVAILABLE.value)

@@ -71,7 +71,7 @@ class AttemptSpans:
             "gen_ai.request.choice.count": sampling.n,
             "messaging.system": "nats",
             "messaging.operation.type": "send",
-            "messaging.destination.name": attempt.tokenizer_id,
+            "messaging.destination.name": attempt.tokenizer_id or attempt.worker_id,
             "gen_ai.request.id": generation.input.request_id,
         }
         if sampling.max_new_tokens is not None:
@@ -92,6 +92,14 @@ class AttemptSpans:
         if not span.is_recording():
             return
         if cause is not None:
+            event: dict[str, str | int] = {
+                "cause": cause.value,
+                "attempt": attempt.number,
+                "worker": attempt.worker_id,
+                "detokenizer": attempt.detokenizer_id,
+                "num_tokens_delivered": generation.num_received,
+            }
+            generation.call.span.add_event("resume", event)
             span.set_status(StatusCode.ERROR, cause.value)
         elif generation.error is not None:
             span.set_status(StatusCode.ERROR, generation.error.message)

@@ -9,6 +9,11 @@ class Strangers:
     def __init__(self) -> None:
         self._answered_at: dict[int, float] = {}
 
+    def expect(self, key: int, now: float) -> None:
+        """A holder may name this key a while longer, and is right to: it is answered in another way."""
+        self._answered_at.pop(key, None)
+        self._answered_at[key] = now
+
     def is_due(self, key: int, now: float) -> bool:
         """Whether this key is to be answered now: not again within a few seconds, since the answer goes to all."""
         while self._answered_at:

@@ -4,7 +4,7 @@ import random
 
 from gateway.inflight.generation import Attempt, Cause, Generation
 from gateway.inflight.receipts import Receipts
-from wire.messages import Stage
+from wire.messages import ErrorCode, Failed, Stage
 from wire.presence import MemberTable
 
 _BEHIND_S = 1.0
@@ -12,6 +12,18 @@ _SILENCE_S = 2.0
 _MAX_MISSING = 2
 _FIRST_BACKOFF_S = 0.05
 _LONGEST_BACKOFF_S = 2.0
+
+
+_BLAMED: dict[Cause, str] = {
+    Cause.TOKENIZER_LOST: Stage.TOKENIZER,
+    Cause.WORKER_LOST: Stage.WORKER,
+    Cause.WORKER_HUNG: Stage.WORKER,
+    Cause.DETOKENIZER_LOST: Stage.DETOKENIZER,
+    Cause.DETOKENIZER_LEFT: Stage.DETOKENIZER,
+    Cause.GAP: Stage.DETOKENIZER,
+    Cause.BEHIND: Stage.DETOKENIZER,
+    Cause.OUTAGE: "broker",
+}
 
 
 def overdue(
@@ -23,6 +35,8 @@ def overdue(
     # Tokens that keep coming, however late under load, are a sign of life, and a repair would only delay them.
     if now - max(attempt.heard_at, generation.last_token_at) > _SILENCE_S:
         return Cause.SILENT
+    if attempt.prove_by is not None and now > attempt.prove_by and not _goes_on(generation, attempt):
+        return Cause.OUTAGE
     is_behind = attempt.owed > generation.num_received and not _has_stopped_early(generation)
     if is_behind and now - max(attempt.owed_since, generation.last_token_at) > _BEHIND_S:
         return Cause.BEHIND
@@ -33,6 +47,19 @@ def overdue(
 def is_missing(generation: Generation, attempt: Attempt, now: float) -> bool:
     """Whether the holder's reports leave it out for good. The last tokens of what it is done with may still come."""
     return attempt.num_missing >= _MAX_MISSING and now - generation.last_token_at > _BEHIND_S
+
+
+def may_fit_elsewhere(generation: Generation, message: Failed, members: MemberTable) -> bool:
+    """Whether a worker refuses what another one has accepted, as its own cache is smaller, and a third is left."""
+    attempt, frozen = generation.attempt, generation.dispatched
+    if attempt is None or frozen is None or not attempt.is_resume or message.code is not ErrorCode.INVALID_REQUEST:
+        return False
+    sender_id = message.sender.instance_id
+    refused = generation.suspects | {sender_id}
+    return sender_id != attempt.tokenizer_id and any(
+        worker.instance_id not in refused and worker.heartbeat.model_fingerprint == frozen.model_fingerprint
+        for worker in members.ready(Stage.WORKER)
+    )
 
 
 def needed(attempt: Attempt, stage: Stage) -> str:
@@ -49,6 +76,13 @@ def suspect(attempt: Attempt, cause: Cause) -> str:
     return attempt.detokenizer_id if cause is Cause.BEHIND else attempt.holder_id
 
 
+def blamed(attempt: Attempt, cause: Cause) -> str:
+    """The stage that an attempt was lost at, as metrics name it."""
+    if cause in _BLAMED:
+        return _BLAMED[cause]
+    return Stage.WORKER if attempt.worker_id else Stage.TOKENIZER
+
+
 def backoff(num_repairs: int) -> float:
     """Nothing before the first repeat, then doubling up to a limit, with jitter."""
     if num_repairs <= 1:
@@ -59,6 +93,11 @@ def backoff(num_repairs: int) -> float:
 def patience(waited_s: float, shortest_s: float) -> float:
     """How long the parked wait before they look again: as long as they have waited, up to a limit, with jitter."""
     return min(max(waited_s, shortest_s), _LONGEST_BACKOFF_S) * random.uniform(0.5, 1.0)
+
+
+def _goes_on(generation: Generation, attempt: Attempt) -> bool:
+    """Whether a token has come since the doubt, and there is but one choice that it can be of: rows have no gaps."""
+    return len(generation.choices) == 1 and generation.last_token_at > attempt.doubted_at
 
 
 def _has_stopped_early(generation: Generation) -> bool:

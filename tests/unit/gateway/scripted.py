@@ -22,6 +22,8 @@ from wire.messages import (
     LogprobTexts,
     Message,
     Progress,
+    Reattach,
+    Released,
     RequestState,
     Stage,
     StreamStart,
@@ -52,12 +54,17 @@ def text_of(num_tokens: int) -> str:
 
 
 class ScriptedStage:
-    """One instance: it is present, answers questions, and notes the aborts that it gets."""
+    """One instance: it is present, answers questions, and notes the aborts that it gets.
+
+    A worker that `holds_sequences` accepts re-attachments, and leaves it to the test to send what follows.
+    """
 
     def __init__(self, node: Node, beat: dict[str, Any]) -> None:
         self.node = node
         self.presence = node.presence(self._heartbeat)
         self.aborts: asyncio.Queue[Abort] = asyncio.Queue()
+        self.reattachments: asyncio.Queue[Reattach] = asyncio.Queue()
+        self.holds_sequences = False
         self._beat = beat
 
     @classmethod
@@ -112,6 +119,14 @@ class ScriptedStage:
     async def _on_abort(self, message: Message, _: Delivery) -> None:
         if isinstance(message, Abort):
             self.aborts.put_nowait(message)
+        elif isinstance(message, Reattach):
+            gateway_id = message.sender.instance_id
+            if self.holds_sequences:
+                await self.report(gateway_id, message.new_key, RequestState.RUNNING, 0, is_receipt=True)
+            else:
+                released = Released(self.node.instance.peer, pack_u64([message.new_key]), "not held")
+                await self.node.control.publish(subjects.gateway(gateway_id), released)
+            self.reattachments.put_nowait(message)
 
     async def _on_question(self, message: Message, delivery: Delivery) -> None:
         reply: Message | None = None

@@ -7,7 +7,7 @@ from gateway.errors import RequestError
 from gateway.inflight.generation import Attempt, Call, Cause, Generation, GenerationInput
 from gateway.inflight.in_flight import InFlight
 from wire.columns import pack_u32, pack_u64
-from wire.messages import Peer, TextBatch, TextFinish, TextPrompt
+from wire.messages import Peer, Stage, TextBatch, TextFinish, TextPrompt
 from wire.sampling import SamplingParams
 
 WORKER = Peer("worker-1", 1)
@@ -34,6 +34,8 @@ class Counted:
     malformed: int = 0
     unknown: int = 0
     repairs: list[Cause] = field(default_factory=list)
+    stages: list[str] = field(default_factory=list)
+    silences: list[float] = field(default_factory=list)
     gaps: list[tuple[float, int]] = field(default_factory=list)
 
     def count_stale_rows(self, rows: int) -> None:
@@ -48,8 +50,12 @@ class Counted:
     def observe_gaps_between_tokens(self, gaps: list[tuple[float, int]]) -> None:
         self.gaps += gaps
 
-    def count_repair(self, cause: Cause) -> None:
+    def count_repair(self, cause: Cause, stage: str) -> None:
         self.repairs.append(cause)
+        self.stages.append(stage)
+
+    def observe_detection(self, _: Stage, silence_s: float) -> None:
+        self.silences.append(silence_s)
 
     def count_unknown_keys(self, keys: int) -> None:
         self.unknown += keys

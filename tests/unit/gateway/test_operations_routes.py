@@ -192,7 +192,7 @@ async def test_metrics_count_what_happened(scene: Scene) -> None:
     assert f'sglang:num_running_reqs{{model_name="{model}"}}' in text
     assert f'sglang:inter_token_latency_seconds_count{{model_name="{model}"}} 1.0' in text
     assert 'sglang:http_responses_total{endpoint="/generate",method="POST",status_code="200"} 1.0' in text
-    assert 'millrace_gateway_attempts_total{cause="new"} 1.0' in text
+    assert 'millrace_gateway_attempts_total{cause="new",kind="first"} 1.0' in text
 
 
 async def test_metrics_can_be_off(make_scene: MakeScene) -> None:

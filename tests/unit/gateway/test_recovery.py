@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gateway.inflight.generation import Attempt, Cause, Generation, Standing
+from gateway.inflight.generation import Attempt, Cause, Generation, HeldAt, Standing
 from gateway.inflight.in_flight import InFlight
 from gateway.inflight.recovery import TICK_S, Recovery
 from tests.unit.gateway.streams import (
@@ -27,6 +27,7 @@ from wire.messages import (
     InstanceState,
     Peer,
     Progress,
+    Released,
     RequestState,
     Stage,
     TextFinish,
@@ -380,11 +381,148 @@ def test_tokens_that_a_detokenizer_misses_are_a_gap_and_no_crash(rig: Rig) -> No
 
 def test_the_old_attempt_is_aborted_where_it_may_still_run(rig: Rig) -> None:
     rig.run()
-    rig.recovery.gap(rig.generation)
+    rig.recovery.repair(rig.generation, Cause.SILENT)
 
     assert rig.recovery.outbox.take_aborts() == [(WORKER.instance_id, 1), (DETOKENIZER.instance_id, 1)]
     assert rig.in_flight.by_key == {}
-    assert rig.ended.attempts == [Cause.GAP]
+    assert rig.ended.attempts == [Cause.SILENT]
+    assert rig.counted.stages == [Stage.WORKER]
+
+
+@pytest.mark.parametrize("cause", [Cause.GAP, Cause.BEHIND, Cause.MISSING, Cause.OUTAGE, Cause.DETOKENIZER_LEFT])
+def test_a_worker_that_may_have_it_still_is_asked_to_go_on(rig: Rig, cause: Cause) -> None:
+    rig.run()
+    rig.recovery.repair(rig.generation, cause)
+
+    assert rig.generation.held == HeldAt(WORKER.instance_id, 1)
+    assert rig.recovery.outbox.take_aborts() == [(DETOKENIZER.instance_id, 1)]
+    assert rig.recovery.outbox.take_due() == [rig.generation]
+    rig.report(WORKER, 1)
+    assert rig.recovery.outbox.take_aborts() == [], "the worker knows it by the old key for a moment"
+
+
+def test_a_lost_detokenizer_is_not_told(rig: Rig) -> None:
+    rig.run()
+    rig.beat(Stage.DETOKENIZER, state=InstanceState.LEAVING)
+
+    assert rig.generation.held == HeldAt(WORKER.instance_id, 1)
+    assert rig.recovery.outbox.take_aborts() == []
+
+
+def test_a_worker_that_has_accepted_nothing_has_nothing(rig: Rig) -> None:
+    rig.report(TOKENIZER, 1, is_receipt=True)
+    rig.dispatch()
+    rig.recovery.gap(rig.generation)
+
+    assert rig.generation.held is None
+
+
+def test_a_worker_that_hands_a_request_back_is_not_asked_to_go_on(rig: Rig) -> None:
+    rig.run()
+    rig.recovery.released(Released(WORKER, pack_u64([1]), "draining"))
+
+    assert rig.generation.held is None
+    assert rig.cause is Cause.RELEASED
+
+
+def test_a_detokenizer_that_hands_it_back_leaves_the_worker_alone(rig: Rig) -> None:
+    rig.run()
+    rig.recovery.released(Released(DETOKENIZER, pack_u64([1]), "draining"))
+
+    assert rig.generation.held == HeldAt(WORKER.instance_id, 1)
+    assert rig.cause is Cause.DETOKENIZER_LEFT
+
+
+def test_a_refused_reattachment_is_a_resume_at_once(rig: Rig) -> None:
+    rig.run()
+    rig.recovery.gap(rig.generation)
+    rig.recovery.outbox.take_due()
+    rig.retry(2, is_reattachment=True, tokenizer_id="", accept_by=rig.recovery.acceptance_deadline())
+    rig.recovery.released(Released(WORKER, pack_u64([2]), "not held"))
+
+    assert rig.cause is Cause.NOT_HELD
+    assert rig.generation.held is None
+    assert rig.recovery.outbox.take_due() == [rig.generation]
+
+
+def test_a_reattachment_that_reaches_nobody_is_tried_again_while_the_worker_lives(rig: Rig) -> None:
+    rig.run()
+    rig.recovery.gap(rig.generation)
+    rig.retry(2, is_reattachment=True, tokenizer_id="", accept_by=rig.recovery.acceptance_deadline())
+    rig.recovery.unreachable(2)
+    assert rig.generation.held == HeldAt(WORKER.instance_id, 1)
+
+    rig.retry(3, is_reattachment=True, tokenizer_id="", accept_by=rig.recovery.acceptance_deadline())
+    rig.beat(Stage.WORKER, state=InstanceState.LEAVING)
+    assert rig.generation.held is None
+
+
+def test_a_reattachment_that_nobody_accepts_is_a_resume(rig: Rig) -> None:
+    rig.run()
+    rig.recovery.gap(rig.generation)
+    rig.recovery.outbox.take_aborts()
+    rig.retry(2, is_reattachment=True, tokenizer_id="", accept_by=rig.recovery.acceptance_deadline())
+    rig.wait(1.2)
+
+    assert rig.cause is Cause.NOT_ACCEPTED
+    assert rig.generation.held is None
+    assert (WORKER.instance_id, 1) in rig.recovery.outbox.take_aborts(), "what it goes on with is nobody's any more"
+
+
+def test_after_an_outage_a_request_that_proves_nothing_is_repaired(rig: Rig) -> None:
+    rig.run()
+    rig.receive(3)
+    rig.recovery.was_away()
+    rig.report(WORKER, 1, num_tokens=5)
+    rig.wait(0.6)
+
+    assert rig.cause is Cause.OUTAGE
+    assert rig.generation.held == HeldAt(WORKER.instance_id, 1)
+    assert rig.counted.stages == ["broker"]
+
+
+@pytest.mark.parametrize("proof", ["report", "token"])
+def test_after_an_outage_a_request_that_misses_nothing_is_left_alone(rig: Rig, proof: str) -> None:
+    rig.run()
+    rig.receive(3)
+    rig.recovery.was_away()
+    rig.clock.now += 0.01
+    if proof == "report":
+        rig.report(WORKER, 1, num_tokens=3)
+    else:
+        rig.receive(1)
+    rig.wait(0.6)
+
+    assert rig.cause is None
+
+
+def test_what_finished_during_an_outage_has_nothing_left_to_prove_it_with(rig: Rig) -> None:
+    rig.run()
+    rig.receive(3)
+    rig.recovery.was_away()
+    rig.report(WORKER, 1, num_tokens=3, state=RequestState.FINISHED)
+    rig.wait(0.6)
+
+    assert rig.cause is Cause.OUTAGE
+
+
+def test_a_process_that_was_stopped_for_long_doubts_everything(rig: Rig) -> None:
+    rig.members.timeout_s = 2.0
+    rig.run()
+    rig.clock.now += 5.0
+    rig.recovery.tick()
+    assert rig.cause is None
+    rig.wait(0.6)
+
+    assert rig.cause is Cause.OUTAGE
+
+
+def test_a_loss_tells_how_long_it_took_to_notice(rig: Rig) -> None:
+    rig.members.timeout_s = 2.0
+    rig.clock.now += 2.5
+    rig.members.drop(WORKER.instance_id, "no heartbeat")
+
+    assert rig.counted.silences == [2.5]
 
 
 def test_repeats_are_spaced_more_and_more(rig: Rig) -> None:

@@ -1,0 +1,19 @@
+"""The errors by which a request ends when recovery can do no more."""
+
+from gateway.errors import RequestError
+from gateway.inflight.generation import Cause, Generation
+from wire.messages import ErrorCode, Stage
+
+
+def gave_up(generation: Generation, cause: Cause) -> RequestError:
+    """Too many attempts brought nothing."""
+    message = (
+        f"The request was tried {generation.num_attempts} times and made no progress in the last "
+        f"{generation.num_repairs}; the last attempt ended with: {cause.value}."
+    )
+    return RequestError(500, message, code=ErrorCode.INTERNAL.value)
+
+
+def no_instance(stage: Stage, timeout_s: float) -> RequestError:
+    """It was parked for too long."""
+    return RequestError(503, f"No {stage.value} came back within {timeout_s:g} s.", code=ErrorCode.UNAVAILABLE.value)
