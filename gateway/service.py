@@ -6,8 +6,8 @@ import logging
 from gateway.admission import Admission
 from gateway.asking import Asking
 from gateway.errors import RequestError
+from gateway.http.api_keys import ApiKeys
 from gateway.http.app import create_app
-from gateway.http.clients import Clients
 from gateway.http.context import Gateway
 from gateway.http.server import HttpServer
 from gateway.inflight.pipeline import Pipeline
@@ -30,17 +30,16 @@ state_log = logging.getLogger(STATE_LOG)
 class GatewayService:
     """Holds the clients. Everything else in the system may die and come back while they wait."""
 
-    def __init__(self, node: Node, common: CommonSettings, settings: GatewaySettings) -> None:
+    def __init__(self, node: Node, common: CommonSettings, settings: GatewaySettings, api_keys: ApiKeys) -> None:
         self._node = node
         self._common = common
         self._settings = settings
         metrics = GatewayMetrics(node.registry, settings.model_name, node.members)
         self._pipeline = Pipeline(node, metrics, settings.resume_timeout)
-        self._clients = Clients(settings.client_timeout, metrics)
         admission = Admission(node, self._pipeline, settings.max_queued_requests)
         asking, spans = Asking(node), CallSpans(node.tracing)
         gateway = Gateway(node, settings, metrics, self._pipeline, admission, asking, spans, self._clients)
-        self._server = HttpServer(create_app(gateway), settings)
+        self._server = HttpServer(create_app(gateway, api_keys), settings)
         self._presence = node.presence(self._describe)
         self.is_complete = asyncio.Event()  # every stage has been seen ready
 

@@ -29,6 +29,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     api_key: Annotated[
         str, Meta(description="Key that clients must send as a bearer token", extra={"secret": True})
     ] = ""
+    api_key_file: Annotated[str, Meta(description="File of more keys, one per line; # begins a comment line")] = ""
     max_queued_requests: (
         Annotated[int, Meta(ge=0, description="Waiting requests beyond which a new one gets 429; unlimited if unset")]
         | None

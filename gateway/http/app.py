@@ -12,8 +12,9 @@ from litestar.openapi.plugins import JsonRenderPlugin
 
 from gateway.errors import RequestError
 from gateway.http import docs_routes, native_routes, openai_routes, operations_routes
+from gateway.http.api_keys import ApiKeys
 from gateway.http.context import Gateway
-from gateway.http.guards import ApiKey, HttpCounters, answer_bug, answer_http_error, answer_request_error
+from gateway.http.guards import ApiKeyGuard, HttpCounters, answer_bug, answer_http_error, answer_request_error
 
 _HANDLERS = [
     openai_routes.chat_completions,
@@ -37,12 +38,12 @@ _HANDLERS = [
 ]
 
 
-def create_app(gateway: Gateway) -> Litestar:
-    """Every route over one gateway."""
+def create_app(gateway: Gateway, api_keys: ApiKeys) -> Litestar:
+    """Every route over one gateway, for clients that have one of the keys."""
     return Litestar(
         route_handlers=_HANDLERS,
         dependencies={"gateway": Provide(lambda: gateway, sync_to_thread=False, use_cache=True)},
-        before_request=ApiKey(gateway.settings.api_key),
+        before_request=ApiKeyGuard(api_keys),
         middleware=[partial(HttpCounters, metrics=gateway.metrics)],
         exception_handlers={
             RequestError: answer_request_error,

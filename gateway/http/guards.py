@@ -1,6 +1,5 @@
 """What happens around every route: the API key, the counters, and the form of errors."""
 
-import hmac
 import logging
 from typing import Any
 
@@ -10,6 +9,7 @@ from litestar.response import Response
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import RequestError, body_of
+from gateway.http.api_keys import ApiKeys
 from gateway.http.context import HttpRequest
 from gateway.metrics import GatewayMetrics
 
@@ -18,20 +18,20 @@ log = logging.getLogger(__name__)
 _OPEN_PATHS = ("/health", "/ready", "/metrics")
 
 
-class ApiKey:
-    """Asks for the key as a bearer token, except for probes and preflights; compares in constant time."""
+class ApiKeyGuard:
+    """Asks for a key as a bearer token, except for probes and preflights."""
 
-    def __init__(self, key: str) -> None:
-        self._expected = f"Bearer {key}".encode() if key else b""
+    def __init__(self, keys: ApiKeys) -> None:
+        self._keys = keys
 
     async def __call__(self, request: HttpRequest) -> Response[dict[str, str]] | None:
         """A 401, or None to go on."""
-        if not self._expected or request.method == "OPTIONS" or request.url.path.startswith(_OPEN_PATHS):
+        if self._keys.is_open or request.method == "OPTIONS" or request.url.path.startswith(_OPEN_PATHS):
             return None
-        given = request.headers.get("authorization", "").encode("utf-8", "surrogateescape")
-        if hmac.compare_digest(given, self._expected):
+        if self._keys.accepts(request.headers.get("authorization", "").encode("latin-1")):
             return None
-        return Response({"error": "Unauthorized"}, status_code=401, media_type=MediaType.JSON)
+        headers = {"WWW-Authenticate": "Bearer"}
+        return Response({"error": "Unauthorized"}, status_code=401, headers=headers, media_type=MediaType.JSON)
 
 
 class HttpCounters:

@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 
+from gateway.http.api_keys import ApiKeys
 from gateway.service import GatewayService
 from gateway.settings import GatewaySettings
 from tests.unit.gateway.scripted import ScriptedPipeline, ScriptedStage
@@ -65,7 +66,7 @@ async def make_scene(nats_url: str) -> AsyncIterator[MakeScene]:
             shared = CommonSettings(nats_url=nats_url, **(common or {}))
             own = GatewaySettings(port=0, served_model_name=model, **settings)
             node = await Node.connect(shared, Stage.GATEWAY, model)
-            service = GatewayService(node, shared, own)
+            service = GatewayService(node, shared, own, ApiKeys.read(own.api_key, own.api_key_file))
             stack.push_async_callback(service.close)
             await service.start()
             async with asyncio.timeout(10):
