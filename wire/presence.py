@@ -1,9 +1,12 @@
 """Who is there and how busy: own heartbeats, and the table of everybody else's.
 
-Who judges must not be blind: after an own disconnection or a late clock tick, every peer's deadline starts anew.
+Who is late with a heartbeat is asked for one: the broker knows at once when a process has died. One that hangs does not
+answer, and is given up after the timeout. Who judges must not be blind: after an own disconnection or a late clock
+tick, every peer's deadline starts anew.
 """
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -11,12 +14,17 @@ from dataclasses import dataclass
 
 from wire import subjects
 from wire.background import BackgroundTasks
-from wire.bus import Bus, Delivery
+from wire.bus import Bus, Delivery, NoReplyError
+from wire.codec import UndecodableMessageError
 from wire.messages import Heartbeat, InstanceState, Message, Peer, PresenceProbe, Stage
+
+log = logging.getLogger(__name__)
 
 HEARTBEAT_INTERVAL_S = 0.5
 _TICK_S = 0.1
 _LATE_TICK_S = 0.5
+_LATE_BEAT_S = 0.75
+_ANSWER_S = 0.5
 
 
 @dataclass(slots=True, eq=False)
@@ -108,9 +116,13 @@ class MemberTable:
         if is_late:
             self.forgive()
             return
-        silent = [m.instance_id for m in self._members.values() if now - m.heard_at > self.timeout_s]
-        for instance_id in silent:
+        for instance_id in self.silent(self.timeout_s):
             self.drop(instance_id, f"no heartbeat for {self.timeout_s:g} s")
+
+    def silent(self, since_s: float) -> list[str]:
+        """Who has not been heard for so long."""
+        now = self._clock()
+        return [m.instance_id for m in self._members.values() if now - m.heard_at > since_s]
 
     def get(self, instance_id: str) -> Member | None:
         """The live member with this id."""
@@ -151,20 +163,33 @@ class Presence:
     """Tells the others of this instance, and listens to them."""
 
     def __init__(
-        self, bus: Bus, table: MemberTable, describe: Callable[[], Heartbeat], background: BackgroundTasks
+        self,
+        bus: Bus,
+        table: MemberTable,
+        describe: Callable[[], Heartbeat],
+        background: BackgroundTasks,
+        settle_s: float | None = None,
     ) -> None:
-        """`describe` gives the heartbeat of this moment."""
+        """`describe` gives the heartbeat of this moment.
+
+        After an outage everybody comes back at their own pace: for `settle_s` (the table's timeout, if None) nobody
+        is given up only because nobody listens.
+        """
         self._bus = bus
         self.table = table
         self._describe = describe
         self._background = background
         self._tasks: list[asyncio.Task[None]] = []
+        self._asked: set[str] = set()
+        self._settle_s = table.timeout_s if settle_s is None else settle_s
+        self._connected_at = time.monotonic()
         bus.on_connection_change(self._on_connection_change)
 
     async def start(self) -> None:
         """Begins to beat and to listen; asks everybody for a heartbeat at once."""
         await self._bus.subscribe(subjects.ALL_PRESENCE, self._on_heartbeat)
         await self._bus.subscribe(subjects.PROBE, self._on_probe)
+        await self._bus.subscribe(subjects.probe(self._describe().peer.instance_id), self._on_probe)
         await self.announce()
         await self._bus.publish(subjects.PROBE, PresenceProbe(self._describe().peer))
         await self._bus.flush()
@@ -186,11 +211,15 @@ class Presence:
         if isinstance(message, Heartbeat):
             self.table.hear(message)
 
-    async def _on_probe(self, message: Message, _: Delivery) -> None:
+    async def _on_probe(self, message: Message, delivery: Delivery) -> None:
         if isinstance(message, PresenceProbe):
-            await self.announce()
+            if delivery.reply_to:
+                await self._bus.publish(delivery.reply_to, self._describe())
+            else:
+                await self.announce()
 
     def _on_connection_change(self, is_connected: bool) -> None:
+        self._connected_at = time.monotonic()
         if is_connected:
             self.table.forgive()
 
@@ -204,5 +233,23 @@ class Presence:
             await asyncio.sleep(_TICK_S)
             if self._bus.is_connected:
                 self.table.tick()
+                for instance_id in self.table.silent(_LATE_BEAT_S):
+                    if instance_id not in self._asked:
+                        self._asked.add(instance_id)
+                        self._background.start(self._ask(instance_id))
             else:
                 self.table.forgive()
+
+    async def _ask(self, instance_id: str) -> None:
+        try:
+            probe = PresenceProbe(self._describe().peer)
+            answer = await self._bus.request(subjects.probe(instance_id), probe, timeout_s=_ANSWER_S)
+        except NoReplyError as error:
+            if error.is_unreachable and time.monotonic() - self._connected_at >= self._settle_s:
+                self.table.drop(instance_id, "nobody listens there any more")
+        except UndecodableMessageError as error:
+            log.debug("%s answered a probe with something else: %s", instance_id, error)
+        else:
+            await self._on_heartbeat(answer, Delivery())
+        finally:
+            self._asked.discard(instance_id)

@@ -67,5 +67,10 @@ def inbox(stage: Stage) -> str:
     return f"_INBOX.{stage.value}"
 
 
+def probe(instance_id: str) -> str:
+    """Asks one instance for a heartbeat; the broker answers for one that is gone."""
+    return f"{PROBE}.{_checked(instance_id)}"
+
+
 ALL_PRESENCE = f"{_PREFIX}.presence.*.*"
 PROBE = f"{_PREFIX}.probe"

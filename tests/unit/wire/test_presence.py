@@ -10,8 +10,9 @@ from prometheus_client import CollectorRegistry
 from tests.unit.wire.samples import SAMPLES
 from wire import subjects
 from wire.background import BackgroundTaskError, BackgroundTasks
-from wire.bus import Bus
-from wire.messages import Heartbeat, InstanceState, Peer, Stage
+from wire.bus import Bus, BusOptions, Delivery
+from wire.messages import Heartbeat, InstanceState, Message, Peer, Stage
+from wire.metrics import BusMetrics
 from wire.presence import Member, MemberTable, Presence, choose
 
 
@@ -204,17 +205,80 @@ async def test_a_new_instance_knows_those_who_were_there_before_their_next_heart
 
 async def test_heartbeats_carry_what_is_true_at_the_moment(bus: Bus, other_bus: Bus) -> None:
     load = iter(range(1000))
+    beats: asyncio.Queue[Message] = asyncio.Queue()
+
+    async def note(message: Message, _: Delivery) -> None:
+        beats.put_nowait(message)
+
+    await other_bus.subscribe(subjects.presence(Stage.WORKER, "beating"), note)
+    await other_bus.flush()
     beating = Presence(bus, MemberTable(2.0), lambda: heartbeat("beating", num_running=next(load)), BackgroundTasks())
-    listening = Presence(other_bus, MemberTable(2.0), lambda: heartbeat("listening"), BackgroundTasks())
     await beating.start()
-    await listening.start()
-    first = await joined(listening.table, "beating")
-    lost: asyncio.Queue[str] = asyncio.Queue()
-    listening.table.on_lost.append(lambda member, cause: lost.put_nowait(f"{member.instance_id} {cause}"))
-    await beating.stop()
     async with asyncio.timeout(20):
-        assert await lost.get() == "beating no heartbeat for 2 s"
-    assert first.num_running < next(load)
+        first, second = await beats.get(), await beats.get()
+    assert isinstance(first, Heartbeat)
+    assert isinstance(second, Heartbeat)
+    assert first.num_running < second.num_running
+    await beating.stop()
+
+
+async def next_loss(presence: Presence) -> str:
+    """Who is lost next, and why."""
+    lost: asyncio.Queue[str] = asyncio.Queue()
+    presence.table.on_lost.append(lambda member, cause: lost.put_nowait(f"{member.instance_id} {cause}"))
+    async with asyncio.timeout(20):
+        return await lost.get()
+
+
+async def test_who_has_died_is_missed_as_soon_as_a_heartbeat_is_late(nats_url: str, other_bus: Bus) -> None:
+    dying = await Bus.connect(BusOptions(url=nats_url), "dying", BusMetrics(CollectorRegistry()))
+    beating = Presence(dying, MemberTable(3600.0), lambda: heartbeat("dying"), BackgroundTasks())
+    table = MemberTable(3600.0)
+    listening = Presence(other_bus, table, lambda: heartbeat("listening"), BackgroundTasks(), settle_s=0.0)
+    await listening.start()
+    await beating.start()
+    await joined(table, "dying")
+    await beating.stop()
+    await dying.close()
+    assert await next_loss(listening) == "dying nobody listens there any more"
+    await listening.stop()
+
+
+async def test_who_hangs_is_missed_after_the_timeout(bus: Bus, other_bus: Bus) -> None:
+    async def deaf(_: Message, __: Delivery) -> None:
+        """Has the probe, and does not answer."""
+
+    listening = Presence(other_bus, MemberTable(2.0), lambda: heartbeat("listening"), BackgroundTasks(), settle_s=0.0)
+    await listening.start()
+    await bus.subscribe(subjects.probe("hanging"), deaf)
+    await bus.publish(subjects.presence(Stage.WORKER, "hanging"), heartbeat("hanging"))
+    await joined(listening.table, "hanging")
+    assert await next_loss(listening) == "hanging no heartbeat for 2 s"
+    await listening.stop()
+
+
+async def test_who_is_only_late_answers_and_stays(bus: Bus, other_bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    num_described = 0
+    has_answered_often = asyncio.Event()
+
+    def describe() -> Heartbeat:
+        nonlocal num_described
+        num_described += 1
+        if num_described > 6:
+            has_answered_often.set()
+        return heartbeat("late")
+
+    monkeypatch.setattr("wire.presence.HEARTBEAT_INTERVAL_S", 3600.0)
+    late = Presence(bus, MemberTable(3600.0), describe, BackgroundTasks())
+    listening = Presence(other_bus, MemberTable(1.5), lambda: heartbeat("listening"), BackgroundTasks(), settle_s=0.0)
+    await listening.start()
+    await late.start()
+    await joined(listening.table, "late")
+    member = listening.table.get("late")
+    async with asyncio.timeout(20):
+        await has_answered_often.wait()
+    assert listening.table.get("late") is member
+    await late.stop()
     await listening.stop()
 
 
