@@ -8,6 +8,7 @@ from gateway.asking import Asking
 from gateway.errors import RequestError
 from gateway.http.api_keys import ApiKeys
 from gateway.http.app import create_app
+from gateway.http.clients import Clients
 from gateway.http.context import Gateway
 from gateway.http.server import HttpServer
 from gateway.inflight.pipeline import Pipeline
@@ -36,6 +37,7 @@ class GatewayService:
         self._settings = settings
         metrics = GatewayMetrics(node.registry, settings.model_name, node.members)
         self._pipeline = Pipeline(node, metrics, settings.resume_timeout)
+        self._clients = Clients(settings.client_timeout, metrics)
         admission = Admission(node, self._pipeline, settings.max_queued_requests)
         asking, spans = Asking(node), CallSpans(node.tracing)
         gateway = Gateway(node, settings, metrics, self._pipeline, admission, asking, spans, self._clients)
