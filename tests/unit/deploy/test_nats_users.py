@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import nats
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from prometheus_client import CollectorRegistry
 
 from launcher.nats import find_nats_server
@@ -41,10 +42,10 @@ PUBLISHERS: dict[str, frozenset[Stage]] = {
     DATA[TOKENIZER]: frozenset({GATEWAY}),  # TokenizeJob
     DATA[WORKER]: frozenset({TOKENIZER}),  # GenerateJob
     DATA[DETOKENIZER]: frozenset({WORKER}),  # TokenBatch
-    TO_GATEWAY: EVERYBODY,  # Progress, Dispatched, TextBatch, Failed; whether the gateway is still there
-    CONTROL[TOKENIZER]: EVERYBODY,  # Abort; whether the instance is still there
-    CONTROL[WORKER]: EVERYBODY,  # BatchAck, Abort, Reattach
-    CONTROL[DETOKENIZER]: EVERYBODY,
+    TO_GATEWAY: frozenset({TOKENIZER, WORKER, DETOKENIZER}),  # Progress, Dispatched, TextBatch, Failed
+    CONTROL[TOKENIZER]: frozenset({GATEWAY}),  # Abort
+    CONTROL[WORKER]: frozenset({GATEWAY, DETOKENIZER}),  # BatchAck, Abort, Reattach
+    CONTROL[DETOKENIZER]: frozenset({GATEWAY}),
     ABORT: frozenset({GATEWAY}),
     RPC[TOKENIZER]: frozenset({GATEWAY}),
     RPC[WORKER]: frozenset({GATEWAY}),
@@ -52,10 +53,8 @@ PUBLISHERS: dict[str, frozenset[Stage]] = {
     RPC[GATEWAY]: NOBODY,  # whoever will ask gateways gets the permission then
     KV: frozenset({WORKER}),
     subjects.PROBE: EVERYBODY,
-    INBOX[GATEWAY]: frozenset({TOKENIZER, WORKER, DETOKENIZER}),
-    INBOX[TOKENIZER]: NOBODY,  # only the broker itself answers there: nobody listens
-    INBOX[WORKER]: NOBODY,
-    INBOX[DETOKENIZER]: NOBODY,
+    subjects.probe(_id(WORKER)): EVERYBODY,
+    **dict.fromkeys(INBOX.values(), NOBODY),  # but for one answer to who has asked
     **{subject: frozenset({stage}) for stage, subject in PRESENCE.items()},  # nobody speaks for another stage
     "mr.v1": NOBODY,
     "mr.v2.gateway.gateway-00000001": NOBODY,
@@ -72,6 +71,7 @@ SUBSCRIBERS: dict[str, frozenset[Stage]] = {
     KV: frozenset({TOKENIZER}),
     subjects.ALL_PRESENCE: EVERYBODY,
     subjects.PROBE: EVERYBODY,
+    subjects.probe(_id(WORKER)): EVERYBODY,
     **{f"{subjects.inbox(stage)}.nuid.*": frozenset({stage}) for stage in Stage},
     "_INBOX.>": NOBODY,
     "mr.v1.>": NOBODY,
@@ -159,7 +159,22 @@ async def test_a_wildcard_of_a_stage_covers_no_other(login: Login, refused: Refu
 async def test_every_stage_learns_that_nobody_listens(login: Login, stage: Stage) -> None:
     client = await login(stage)
     with pytest.raises(nats.errors.NoRespondersError):
-        await client.request(CONTROL[WORKER], b"", timeout=10)
+        await client.request(subjects.probe(_id(WORKER)), b"", timeout=10)
+
+
+@pytest.mark.parametrize("stage", Stage)
+async def test_who_is_asked_may_answer_once(login: Login, refused: Refused, stage: Stage) -> None:
+    asking, asked = await login(GATEWAY), await login(stage)
+
+    async def answer(message: Msg) -> None:
+        await message.respond(b"here")
+        await message.respond(b"and again")
+
+    await asked.subscribe(subjects.probe(_id(stage)), cb=answer)
+    await _settle(asked)
+    assert (await asking.request(subjects.probe(_id(stage)), b"", timeout=10)).data == b"here"
+    await _settle(asked)
+    assert len(refused) == 1
 
 
 async def assert_locked_out(broker: SecuredBroker, user: str, password: str) -> None:
