@@ -14,22 +14,28 @@ _LONGEST_RETRY_AFTER_S = 60.0
 class Admission:
     """503 while something is missing or leaving, 429 while the queue is full."""
 
-    def __init__(self, node: Node, pipeline: Pipeline, max_queued_requests: int | None) -> None:
+    def __init__(self, node: Node, pipeline: Pipeline, max_queued_requests: int) -> None:
         self._node = node
         self._pipeline = pipeline
         self._max_queued_requests = max_queued_requests
 
     def check(self) -> None:
-        """Raises for a new call that cannot be served now."""
-        self.check_ready()
+        """Raises for a new call that cannot be served now. One that comes during a drain, on a connection that is
+        still open, can."""
+        self._check_parts()
         limit = self._max_queued_requests
-        if limit is not None and self._num_waiting() >= max(limit, 1):
+        if limit >= 0 and self._num_waiting() >= max(limit, 1):
             headers = {"Retry-After": str(self._retry_after_s())}
             raise RequestError(429, "The request queue is full.", code="queue_full", headers=headers)
 
     def check_ready(self) -> None:
         """Raises unless every stage has a ready instance and this one is not leaving."""
-        if self._node.instance.state in (InstanceState.DRAINING, InstanceState.LEAVING):
+        if self._node.instance.state is InstanceState.DRAINING:
+            raise RequestError(503, "The server is shutting down.", code="draining")
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        if self._node.instance.state is InstanceState.LEAVING:
             raise RequestError(503, "The server is shutting down.", code="draining")
         if not (self._node.data.is_connected and self._node.control.is_connected):
             raise RequestError(503, "The connection to NATS is lost. Try again later.", code="unavailable")

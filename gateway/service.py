@@ -8,7 +8,6 @@ from gateway.asking import Asking
 from gateway.errors import RequestError
 from gateway.http.api_keys import ApiKeys
 from gateway.http.app import create_app
-from gateway.http.clients import Clients
 from gateway.http.context import Gateway
 from gateway.http.server import HttpServer
 from gateway.inflight.pipeline import Pipeline
@@ -37,11 +36,10 @@ class GatewayService:
         self._settings = settings
         metrics = GatewayMetrics(node.registry, settings.model_name, node.members)
         self._pipeline = Pipeline(node, metrics, settings.resume_timeout)
-        self._clients = Clients(settings.client_timeout, metrics)
         admission = Admission(node, self._pipeline, settings.max_queued_requests)
         asking, spans = Asking(node), CallSpans(node.tracing)
-        gateway = Gateway(node, settings, metrics, self._pipeline, admission, asking, spans, self._clients)
-        self._server = HttpServer(create_app(gateway, api_keys), settings)
+        gateway = Gateway(node, settings, metrics, self._pipeline, admission, asking, spans)
+        self._server = HttpServer(create_app(gateway, api_keys), settings, metrics)
         self._presence = node.presence(self._describe)
         self.is_complete = asyncio.Event()  # every stage has been seen ready
 
@@ -58,17 +56,17 @@ class GatewayService:
         await self._presence.start()
         self._server.start(self._node.background)
         log.info("Serving on %s", self.url)
-        self._node.background.start(self._clients.watch())
 
     async def announce(self) -> None:
         """A heartbeat now."""
         await self._presence.announce()
 
     async def drain(self) -> None:
-        """Finishes what it holds, since clients cannot be handed over; new requests get a 503 meanwhile."""
+        """Finishes what it holds, since clients cannot be handed over. What they still send on open connections is
+        served too, and each answer says that it is the connection's last."""
         try:
             async with asyncio.timeout(self._common.drain_timeout):
-                await self._clients.all_served()
+                await self._server.drain()
         except TimeoutError:
             log.warning("%d requests are not finished after the drain timeout", len(self._pipeline.in_flight))
             await self._pipeline.fail_all(RequestError(503, "The server is shutting down.", code="draining"))

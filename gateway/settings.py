@@ -30,15 +30,17 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
         str, Meta(description="Key that clients must send as a bearer token", extra={"secret": True})
     ] = ""
     api_key_file: Annotated[str, Meta(description="File of more keys, one per line; # begins a comment line")] = ""
-    max_queued_requests: (
-        Annotated[int, Meta(ge=0, description="Waiting requests beyond which a new one gets 429; unlimited if unset")]
-        | None
-    ) = None
+    max_queued_requests: Annotated[
+        int, Meta(ge=-1, description="Waiting requests beyond which a new one gets 429; -1 is unlimited")
+    ] = 4096
     max_request_bytes: Annotated[int, Meta(ge=1024, description="Largest HTTP body, in bytes")] = 32 * 2**20
     max_logprobs: Annotated[int, Meta(ge=0, description="Most alternatives per token that a client may ask for")] = 20
     client_timeout: Annotated[
-        float, Meta(gt=0, description="Seconds after which a client that reads nothing is aborted")
+        float, Meta(gt=0, description="Seconds after which a client that reads or sends no more is cut off")
     ] = 30.0
+    drain_grace: Annotated[
+        float, Meta(ge=0, description="Seconds after SIGTERM in which balancers and idle clients may notice")
+    ] = 3.0
     resume_timeout: Annotated[
         float, Meta(ge=0, description="Seconds that an admitted request waits for a worker to come back")
     ] = 120.0

@@ -8,7 +8,6 @@ from litestar import Request
 from gateway.admission import Admission
 from gateway.asking import Asking
 from gateway.errors import RequestError
-from gateway.http.clients import Clients
 from gateway.http.response import CallResponse
 from gateway.http.writer import CallWriter
 from gateway.inflight.generation import Call
@@ -33,7 +32,6 @@ class Gateway:
     admission: Admission
     asking: Asking
     spans: CallSpans
-    clients: Clients
 
     async def read_body(self, request: HttpRequest) -> bytes:
         """The body; raises a 413 that names size and limit."""
@@ -53,7 +51,7 @@ class Gateway:
         """Starts the call's span; its requests are sent when the response is written."""
         call.span = self.spans.start(f"{request.method} {request.url.path}", call, request.headers)
         request_id = call.generations[0].input.request_id
-        return CallResponse(CallWriter(call, answer, request_id, self.pipeline, self.spans, self.clients))
+        return CallResponse(CallWriter(call, answer, request_id, self.pipeline, self.spans))
 
 
 def _body_too_large(size: int, limit: int) -> RequestError:

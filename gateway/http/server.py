@@ -2,14 +2,19 @@
 
 import asyncio
 import logging
+import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
 
 import uvicorn
 from litestar.types import ASGIApp
 
+from gateway.http.clients import Clients
+from gateway.http.connection import Connection
+from gateway.metrics import GatewayMetrics
 from gateway.settings import GatewaySettings
 from wire.background import BackgroundTasks
 
@@ -17,6 +22,9 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 2048
 _LAST_SECONDS = 3
+_MAX_CONNECTIONS = 65_536
+_OTHER_FILES = 64  # what the process has open beside its clients: the broker's connections, logs, libraries
+_KERNEL_UNSENT_BYTES = 1 << 14
 _PROBED = frozenset({"/health", "/ready", "/metrics"})
 
 
@@ -29,12 +37,15 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """One listening socket and the server on it."""
 
-    def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
+    def __init__(self, app: ASGIApp, settings: GatewaySettings, metrics: GatewayMetrics) -> None:
         self._socket = _listen(settings)
+        self._is_shared = settings.listen_fd is not None
+        self._grace_s = settings.drain_grace
+        self._clients = Clients(settings.client_timeout, metrics, _max_connections())
         self.url = _url(self._socket)
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=partial(Connection, clients=self._clients),  # type: ignore[arg-type]  # called, never subclassed
             ws="none",
             lifespan="off",
             log_config=None,
@@ -51,6 +62,20 @@ class HttpServer:
     def start(self, background: BackgroundTasks) -> None:
         """Begins to accept."""
         self._task = background.start(self._server.serve(sockets=[self._socket]))
+        background.start(self._clients.watch())
+
+    async def drain(self) -> None:
+        """Lets every client come to its end, and returns when no connection is left.
+
+        Whoever shares the socket takes the new connections from now on. A socket of its own stays open for the grace,
+        until the balancers have noticed: what is in its queue when it closes is lost.
+        """
+        self._clients.finish(self._grace_s)
+        if not self._is_shared:
+            await asyncio.sleep(self._grace_s)
+        for listener in self._server.servers:
+            listener.close()
+        await self._clients.all_gone()
 
     async def stop(self) -> None:
         """Accepts no more, and returns when every connection has ended or had its seconds to do so."""
@@ -75,8 +100,21 @@ def _listen(settings: GatewaySettings) -> socket.socket:
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         # Accepted connections inherit it: the kernel drops a client that acknowledges nothing, or takes nothing.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.client_timeout * 1000))
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        # What a client has not read waits here, where it is seen, and not as megabytes in the kernel.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _KERNEL_UNSENT_BYTES)
     listener.setblocking(False)
     return listener
+
+
+def _max_connections() -> int:
+    """As many as the process may have files open, once it has asked for all that it can get."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_CONNECTIONS + _OTHER_FILES
+    limit = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return limit - _OTHER_FILES
 
 
 def _url(listener: socket.socket) -> str:

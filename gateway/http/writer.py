@@ -1,24 +1,20 @@
 """An answer on its way to its client, on the bare ASGI interface: the other hot path.
 
 Each turn takes whatever has accumulated, so a slow client costs fewer and larger writes, and its buffer is the state of
-its generations, kept once. Nothing is sent before the first news, so an early error has its real HTTP status.
+its generations, kept once. Nothing is sent before the first news, so an early error has its real HTTP status. Knows no
+time: a client that takes too long loses its connection, and is then one that has left.
 """
 
 import asyncio
-import logging
 import re
-import time
 
 from litestar.types import Receive, Scope, Send
 
 from gateway.errors import RequestError, body_of
-from gateway.http.clients import Clients
 from gateway.inflight.generation import Call
 from gateway.inflight.pipeline import Pipeline
 from gateway.inflight.spans import CallSpans
 from gateway.rendering.answer import Answer, encode, error_events
-
-log = logging.getLogger(__name__)
 
 _CLIENT_CLOSED = 499
 _NOT_IN_A_HEADER = re.compile(rb"[^\x21-\x7e]")
@@ -32,46 +28,26 @@ _STREAM_HEADERS = [
 class CallWriter:
     """Submits a call and writes its answer. Whatever happens, no stage works on the call afterwards."""
 
-    def __init__(
-        self, call: Call, answer: Answer, request_id: str, pipeline: Pipeline, spans: CallSpans, clients: Clients
-    ) -> None:
-        self.blocked_since = 0.0
+    def __init__(self, call: Call, answer: Answer, request_id: str, pipeline: Pipeline, spans: CallSpans) -> None:
         self._call = call
         self._answer = answer
         self._id_header = (b"x-request-id", _NOT_IN_A_HEADER.sub(b"?", request_id.encode()))
         self._pipeline = pipeline
         self._spans = spans
-        self._clients = clients
         self._status = _CLIENT_CLOSED
         self._is_gone = False
-        self._is_stuck = False
-        self._task: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application of this one answer."""
-        self._task = asyncio.current_task()
-        self._clients.enter(self)
         watcher = asyncio.create_task(self._watch_disconnect(receive))
         try:
             await self._pipeline.submit(self._call)
             await self._write(send)
-        except asyncio.CancelledError:
-            if not self._is_stuck or self._task is None:
-                raise
-            self._task.uncancel()
-            log.warning("aborted a request whose client stopped reading")
         finally:
             watcher.cancel()
-            self._clients.leave(self)
             if not self._call.is_done:
                 await self._pipeline.abandon(self._call)
             self._spans.end(self._call, self._status)
-
-    def give_up(self) -> None:
-        """Breaks off a write that the client does not take."""
-        self._is_stuck = True
-        if self._task is not None:
-            self._task.cancel()
 
     async def _watch_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -124,6 +100,5 @@ class CallWriter:
         await send({"type": "http.response.start", "status": status, "headers": [*headers, self._id_header]})
 
     async def _send(self, send: Send, body: bytes, *, is_last: bool) -> None:
-        self.blocked_since = time.monotonic()
+        """Returns when there is room for it; the client may not have taken it yet."""
         await send({"type": "http.response.body", "body": body, "more_body": not is_last})
-        self.blocked_since = 0.0

@@ -10,7 +10,6 @@ import pytest
 from gateway.schemas.errors import ErrorBody
 from tests.unit.gateway.conftest import MakeScene, Scene
 from tests.unit.gateway.scripted import accept_only, generate
-from wire.messages import InstanceState
 
 ASK: dict[str, Any] = {"text": "x", "sampling_params": {"max_new_tokens": 2}}
 
@@ -47,22 +46,6 @@ async def test_a_hung_step_is_unhealthy(make_scene: MakeScene) -> None:
 
     assert (await scene.http.get("/health")).status_code == 503
     assert (await scene.http.get("/ready")).status_code == 200
-
-
-async def test_a_draining_gateway_takes_nothing_new_and_finishes_what_it_has(scene: Scene) -> None:
-    scene.pipeline.script = accept_only
-    running = asyncio.create_task(scene.post("/generate", ASK))
-    job = await scene.pipeline.job_arrived.get()
-    scene.node.instance.state = InstanceState.DRAINING
-    draining = asyncio.create_task(scene.service.drain())
-
-    assert (await scene.http.get("/ready")).status_code == 503
-    assert (await scene.http.get("/health")).status_code == 503
-    assert (await scene.post("/generate", ASK)).status_code == 503
-    assert not draining.done()
-    await generate(scene.pipeline, job)
-    assert (await running).status_code == 200
-    await draining
 
 
 async def test_a_request_that_outlives_the_drain_timeout_gets_a_503(make_scene: MakeScene) -> None:
