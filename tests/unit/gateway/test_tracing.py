@@ -87,6 +87,11 @@ async def test_a_request_is_a_server_span_with_a_span_per_attempt(make_scene: Ma
     assert attributes(root)["gen_ai.usage.output_tokens"] == 3
     assert attributes(root)["http.response.status_code"] == 200
     assert len(collector.spans) == 3
+    (resume,) = root.events
+    assert resume.name == "resume"
+    assert (attributes(resume)["cause"], attributes(resume)["attempt"]) == ("released", 1)
+    assert attributes(resume)["num_tokens_delivered"] == 1
+    assert attributes(resume)["worker"] == scene.pipeline.worker.node.instance.instance_id
     for headers, span in zip(scene.pipeline.headers, (first, second), strict=True):
         assert headers["traceparent"] == f"00-{TRACE_ID}-{span.span_id.hex()}-01"
 
