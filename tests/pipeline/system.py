@@ -47,6 +47,11 @@ class System:
         self._processes: list[LoggedProcess] = []
         self._instances: list[StageInstance] = []
 
+    @property
+    def logs(self) -> str:
+        """Of every process that has been started, also of those that have ended."""
+        return "\n".join(process.log for process in self._processes)
+
     def of(self, stage: Stage) -> list[StageInstance]:
         """The running instances of a stage, oldest first."""
         return [i for i in self._instances if i.stage is stage and i.process.is_running]
@@ -137,16 +142,17 @@ def running_system(
     tokenizers: int = 1,
     workers: int = 1,
     detokenizers: int = 1,
+    nats_url: str | None = None,
     common: dict[str, object] | None = None,
     **stage_settings: dict[str, object],
 ) -> Iterator[System]:
-    """A system on a broker of its own.
+    """A system on a broker of its own, unless one is given.
 
     `common` are settings of every stage; `worker={"dtype": "float64"}` and the like are settings of one.
     """
     settings = {stage: (common or {}) | stage_settings.get(stage.value, {}) for stage in Stage}
     with ExitStack() as stack:
-        system = System(stack.enter_context(running_nats_server(folder)), settings)
+        system = System(nats_url or stack.enter_context(running_nats_server(folder)), settings)
         stack.callback(system.close)
         system.start(
             {

@@ -1,6 +1,7 @@
 """What each stage's user may do at the broker of deploy/nats.conf: all that its stage does, and nothing else."""
 
 import os
+import re
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
@@ -10,6 +11,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from prometheus_client import CollectorRegistry
 
+from gateway.http.native_routes import _LONGEST_FLUSH_S
 from launcher.nats import find_nats_server
 from tests.unit.deploy.secured_broker import NATS_CONF, SecuredBroker, running_secured_broker
 from wire import subjects
@@ -204,3 +206,10 @@ def test_the_broker_does_not_start_without_every_password(missing: str) -> None:
     )
     assert checked.returncode != 0
     assert f"NATS_{missing}_PASSWORD" in checked.stderr
+
+
+def test_a_worker_may_answer_as_late_as_a_cache_flush_can_take() -> None:
+    block = NATS_CONF.read_text().partition("user: worker")[2].partition("user: ")[0]
+    minutes = re.search(r'allow_responses: \{ max: 1, expires: "(\d+)m" \}', block)
+    assert minutes is not None
+    assert int(minutes[1]) * 60 > _LONGEST_FLUSH_S

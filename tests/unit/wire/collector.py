@@ -66,6 +66,11 @@ class Collector:
         (new,) = self.trace_ids() - known
         return new
 
+    def all_spans(self) -> list[ExportedSpan]:
+        """Everything that has arrived."""
+        with self._changed:
+            return list(self._spans)
+
     def count(self) -> int:
         """How many spans have arrived in all."""
         with self._changed:
