@@ -152,7 +152,7 @@ def _trace_sink() -> Iterator[str]:
 
 
 @contextmanager
-def pipeline(folder: Path) -> Iterator[Bench]:
+def pipeline(folder: Path, *, is_recovering: bool = True) -> Iterator[Bench]:
     """The real stages and the broker, one process each."""
     with _trace_sink() as collector, ProcessGroup(folder) as group:
         common = {
@@ -165,7 +165,8 @@ def pipeline(folder: Path) -> Iterator[Bench]:
         group.start_module("tokenizer", "tokenizer_svc", [], common)
         group.start_module("detokenizer", "detokenizer_svc", [], common)
         group.start_module("worker", "bench.pipeline_worker", [], common | {"MILLRACE_CLOCK_FOLDER": str(folder)})
-        group.start_module("gateway", "gateway", ["--port", str(port)], common)
+        arguments = ["--port", str(port)] + ([] if is_recovering else ["--disable-recovery"])
+        group.start_module("gateway", "gateway", arguments, common)
         url = f"http://127.0.0.1:{port}"
         group.wait_for_http(f"{url}/ready")
         yield Bench(group, url, folder)

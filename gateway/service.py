@@ -35,7 +35,7 @@ class GatewayService:
         self._common = common
         self._settings = settings
         metrics = GatewayMetrics(node.registry, settings.model_name, node.members)
-        self._pipeline = Pipeline(node, metrics, settings.resume_timeout)
+        self._pipeline = Pipeline(node, metrics, settings.resume_timeout, is_recovering=not settings.disable_recovery)
         admission = Admission(node, self._pipeline, settings.max_queued_requests)
         asking, spans = Asking(node), CallSpans(node.tracing)
         gateway = Gateway(node, settings, metrics, self._pipeline, admission, asking, spans)

@@ -44,6 +44,12 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     resume_timeout: Annotated[
         float, Meta(ge=0, description="Seconds that an admitted request waits for a worker to come back")
     ] = 120.0
+    disable_recovery: Annotated[
+        bool,
+        Meta(
+            description="Fail a request when something is lost under it. For measuring: silent losses go unnoticed",
+        ),
+    ] = False
     incremental_streaming_output: Annotated[
         bool, Meta(description="/generate streams deltas instead of cumulative text")
     ] = False

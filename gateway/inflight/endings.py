@@ -14,6 +14,12 @@ def gave_up(generation: Generation, cause: Cause) -> RequestError:
     return RequestError(500, message, code=ErrorCode.INTERNAL.value)
 
 
+def not_recovered(cause: Cause) -> RequestError:
+    """Something was lost, and recovery is turned off."""
+    message = f"The request was lost ({cause.value}), and recovery is disabled."
+    return RequestError(503, message, code=ErrorCode.UNAVAILABLE.value)
+
+
 def no_instance(stage: Stage, timeout_s: float) -> RequestError:
     """It was parked for too long."""
     return RequestError(503, f"No {stage.value} came back within {timeout_s:g} s.", code=ErrorCode.UNAVAILABLE.value)

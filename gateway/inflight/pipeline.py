@@ -26,13 +26,22 @@ _ABORTED_BY_CLIENT = "The request was aborted."
 class Pipeline:
     """The requests of this gateway. One subscription brings everything; keys tell what belongs where."""
 
-    def __init__(self, node: Node, metrics: GatewayMetrics, resume_timeout_s: float) -> None:
+    def __init__(
+        self, node: Node, metrics: GatewayMetrics, resume_timeout_s: float, *, is_recovering: bool = True
+    ) -> None:
+        """Without recovery nothing is judged and nothing repaired: what is known to be lost fails."""
         self.in_flight = InFlight()
         self._node = node
         self._metrics = metrics
         self._spans = AttemptSpans(node.tracing)
         self.recovery = Recovery(
-            self.in_flight, node.members, metrics, resume_timeout_s, self._fail, self._on_attempt_ended
+            self.in_flight,
+            node.members,
+            metrics,
+            resume_timeout_s,
+            self._fail,
+            self._on_attempt_ended,
+            is_enabled=is_recovering,
         )
         self._arrivals = Arrivals(self.in_flight, metrics, self.recovery.gap, self._finish)
         self.dispatcher = Dispatcher(node, self.in_flight, self.recovery, self._spans)
@@ -47,7 +56,8 @@ class Pipeline:
         self._node.members.on_lost.append(self._on_lost)
         self._node.members.on_joined.append(self.recovery.joined)
         self._node.background.start(self._send_outgoing())
-        self._node.background.start(self._watch())
+        if self.recovery.is_enabled:
+            self._node.background.start(self._watch())
 
     async def submit(self, call: Call) -> None:
         """Sends the first attempt of every generation."""
@@ -83,7 +93,8 @@ class Pipeline:
             case TextBatch():
                 self._arrivals.apply(message)
             case Progress():
-                self.recovery.progress(message)
+                if self.recovery.is_enabled:
+                    self.recovery.progress(message)
             case Dispatched():
                 self.recovery.dispatched(message)
             case Failed():

@@ -9,17 +9,17 @@ import time
 from collections.abc import Callable
 
 from gateway.errors import RequestError, from_code
+from gateway.inflight import verdicts
 from gateway.inflight.counters import RecoveryCounters
-from gateway.inflight.endings import gave_up, no_instance
+from gateway.inflight.endings import gave_up, no_instance, not_recovered
 from gateway.inflight.generation import Attempt, Cause, Clock, Generation, Standing
 from gateway.inflight.in_flight import InFlight
 from gateway.inflight.outbox import Outbox
 from gateway.inflight.reattaching import held_at
 from gateway.inflight.receipts import ACCEPTANCE_S, Receipts
 from gateway.inflight.strangers import Strangers
-from gateway.inflight.verdicts import backoff, blamed, is_missing, may_fit_elsewhere, needed, overdue, patience, suspect
 from wire.columns import unpack_u8, unpack_u32, unpack_u64
-from wire.messages import Dispatched, ErrorCode, Failed, InstanceState, Progress, Released, RequestState, Stage
+from wire.messages import Dispatched, ErrorCode, Failed, Progress, Released, RequestState, Stage
 from wire.presence import Member, MemberTable
 
 TICK_S = 0.1
@@ -28,11 +28,6 @@ _MAX_CRASHES = 3
 _MAX_REPAIRS = 30
 _PROOF_S = (0.3, 0.5)
 
-_LOST = {
-    Stage.TOKENIZER: Cause.TOKENIZER_LOST,
-    Stage.WORKER: Cause.WORKER_LOST,
-    Stage.DETOKENIZER: Cause.DETOKENIZER_LOST,
-}
 _CRASHES = frozenset({Cause.WORKER_LOST, Cause.WORKER_HUNG, Cause.FAILED})
 
 
@@ -48,7 +43,10 @@ class Recovery:
         on_failed: Callable[[Generation, RequestError], None],
         on_attempt_ended: Callable[[Generation, Attempt, Cause], None],
         clock: Clock = time.monotonic,
+        *,
+        is_enabled: bool = True,
     ) -> None:
+        self.is_enabled = is_enabled
         self.outbox = Outbox()
         self._receipts = Receipts()
         self._strangers = Strangers()
@@ -128,7 +126,7 @@ class Recovery:
             if attempt is None or attempt.holder_id != sender_id or attempt.accept_by or attempt.key in named:
                 continue
             attempt.num_missing += 1
-            if is_missing(generation, attempt, now):
+            if verdicts.is_missing(generation, attempt, now):
                 self.repair(generation, Cause.MISSING)
 
     def failed(self, message: Failed) -> None:
@@ -136,7 +134,7 @@ class Recovery:
         generation = self._in_flight.by_key.get(message.key)
         if generation is None:
             return
-        if not message.is_retryable and not may_fit_elsewhere(generation, message, self._members):
+        if not message.is_retryable and not verdicts.may_fit_elsewhere(generation, message, self._members):
             self._fail(generation, from_code(message.code, message.message))
         elif generation.attempt and message.sender.instance_id == generation.attempt.detokenizer_id:
             self.repair(generation, Cause.GAP)
@@ -174,15 +172,13 @@ class Recovery:
         if stage is Stage.GATEWAY:
             return 0
         self._receipts.forget(member.instance_id)
-        if member.heartbeat.state is InstanceState.DRAINING:
-            cause = Cause.DETOKENIZER_LEFT if stage is Stage.DETOKENIZER else Cause.RELEASED
-        else:
-            cause = _LOST[stage]
+        cause = verdicts.cause_of_loss(member)
+        if cause in verdicts.LOSSES.values():
             self._counters.observe_detection(stage, self._clock() - member.heard_at)
         num_repaired = 0
         for generation in self._in_flight:
             attempt = generation.attempt
-            if attempt is not None and needed(attempt, stage) == member.instance_id:
+            if attempt is not None and verdicts.needed(attempt, stage) == member.instance_id:
                 self.repair(generation, cause, suspect_id=member.instance_id)
                 num_repaired += 1
         return num_repaired
@@ -229,8 +225,8 @@ class Recovery:
             self.forgive()
         for generation in self._in_flight:
             if generation.attempt is not None:
-                if cause := overdue(generation, generation.attempt, self._receipts, self._members, now):
-                    self.repair(generation, cause, suspect_id=suspect(generation.attempt, cause))
+                if cause := verdicts.overdue(generation, generation.attempt, self._receipts, self._members, now):
+                    self.repair(generation, cause, suspect_id=verdicts.suspect(generation.attempt, cause))
             elif now >= generation.resume_at:
                 self._resume(generation)
 
@@ -243,10 +239,13 @@ class Recovery:
         generation.suspects.update({suspect_id} - {""})
         now = self._clock()
         generation.disturbed_since = generation.disturbed_since or now
+        if not self.is_enabled:
+            self._fail(generation, not_recovered(cause))
+            return
         if generation.num_crashes >= _MAX_CRASHES or generation.num_repairs > _MAX_REPAIRS:
             self._fail(generation, gave_up(generation, cause))
             return
-        generation.resume_at = now + backoff(generation.num_repairs)
+        generation.resume_at = now + verdicts.backoff(generation.num_repairs)
         if generation.resume_at <= now:
             self._resume(generation)
 
@@ -255,7 +254,7 @@ class Recovery:
         attempt = generation.attempt
         if attempt is None:
             return False
-        self._counters.count_repair(cause, blamed(attempt, cause))
+        self._counters.count_repair(cause, verdicts.blamed(attempt, cause))
         self._on_attempt_ended(generation, attempt, cause)
         held = held_at(generation, attempt, cause, self._members)
         if held is None:
@@ -290,7 +289,7 @@ class Recovery:
         if waited_s >= self._resume_timeout_s:
             self._fail(generation, no_instance(missing, self._resume_timeout_s))
         else:
-            generation.resume_at = now + min(patience(waited_s, TICK_S), self._resume_timeout_s - waited_s)
+            generation.resume_at = now + min(verdicts.patience(waited_s, TICK_S), self._resume_timeout_s - waited_s)
 
     def _resume(self, generation: Generation) -> None:
         generation.resume_at = math.inf

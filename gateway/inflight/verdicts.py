@@ -4,8 +4,8 @@ import random
 
 from gateway.inflight.generation import Attempt, Cause, Generation
 from gateway.inflight.receipts import Receipts
-from wire.messages import ErrorCode, Failed, Stage
-from wire.presence import MemberTable
+from wire.messages import ErrorCode, Failed, InstanceState, Stage
+from wire.presence import Member, MemberTable
 
 _BEHIND_S = 1.0
 _SILENCE_S = 2.0
@@ -13,6 +13,13 @@ _MAX_MISSING = 2
 _FIRST_BACKOFF_S = 0.05
 _LONGEST_BACKOFF_S = 2.0
 
+
+LOSSES = {
+    Stage.TOKENIZER: Cause.TOKENIZER_LOST,
+    Stage.WORKER: Cause.WORKER_LOST,
+    Stage.DETOKENIZER: Cause.DETOKENIZER_LOST,
+}
+"""Why an attempt ends when an instance of a stage dies."""
 
 _BLAMED: dict[Cause, str] = {
     Cause.TOKENIZER_LOST: Stage.TOKENIZER,
@@ -47,6 +54,13 @@ def overdue(
 def is_missing(generation: Generation, attempt: Attempt, now: float) -> bool:
     """Whether the holder's reports leave it out for good. The last tokens of what it is done with may still come."""
     return attempt.num_missing >= _MAX_MISSING and now - generation.last_token_at > _BEHIND_S
+
+
+def cause_of_loss(member: Member) -> Cause:
+    """Why the attempts end that needed an instance which is gone: one that was draining has not crashed."""
+    if member.heartbeat.state is not InstanceState.DRAINING:
+        return LOSSES[member.heartbeat.stage]
+    return Cause.DETOKENIZER_LEFT if member.heartbeat.stage is Stage.DETOKENIZER else Cause.RELEASED
 
 
 def may_fit_elsewhere(generation: Generation, message: Failed, members: MemberTable) -> bool:

@@ -132,6 +132,17 @@ async def test_a_worker_that_lives_goes_on_with_what_it_has(scene: Scene, troubl
     await other.leave()
 
 
+async def test_without_recovery_what_is_known_to_be_lost_fails(make_scene: MakeScene) -> None:
+    scene = await make_scene(disable_recovery=True)
+    scene.pipeline.script = begin
+    asking = asyncio.create_task(scene.post("/generate", ASK))
+    await release(scene.pipeline, await scene.pipeline.job_arrived.get())
+    answer = await asking
+    assert answer.status_code == 503
+    assert "released" in answer.json()["error"]["message"]
+    assert len(scene.pipeline.jobs) == 1
+
+
 async def test_a_client_that_leaves_while_its_worker_goes_on_ends_that_too(scene: Scene) -> None:
     scene.pipeline.script, scene.pipeline.worker.holds_sequences = begin, True
     async with scene.http.stream("POST", "/generate", json=ASK | {"stream": True}):
