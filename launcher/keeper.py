@@ -57,6 +57,8 @@ class Keeper:
         self._policy = policy or RestartPolicy()
         self._process: Process | None = None
         self._is_stopping = asyncio.Event()
+        self._is_restarting = False
+        self._has_been_ready = False
         self._last_lines: deque[str] = deque(maxlen=_NUM_LAST_LINES)
 
     @property
@@ -73,6 +75,9 @@ class Keeper:
             status = await self._live()
             if self._is_stopping.is_set():
                 return
+            if self._is_restarting:
+                self._is_restarting, num_short_lives = False, 0
+                continue
             is_stable = loop.time() - started_at >= self._policy.stable_s
             num_short_lives = 1 if is_stable else num_short_lives + 1
             self._judge(status, num_short_lives)
@@ -89,7 +94,8 @@ class Keeper:
             self._process = None
 
     def _on_line(self, line: OutputLine) -> None:
-        if not self.ready.is_set() and self._is_ready_line(line.text):
+        if not (self.ready.is_set() or self._is_restarting) and self._is_ready_line(line.text):
+            self._has_been_ready = True
             self.ready.set()
         if line.text.strip():
             self._last_lines.append(line.text)
@@ -97,7 +103,7 @@ class Keeper:
 
     def _judge(self, status: int, num_short_lives: int) -> None:
         is_hopeless = status == USAGE_ERROR or num_short_lives >= self._policy.max_failed_starts
-        if is_hopeless and not self.ready.is_set():
+        if is_hopeless and not self._has_been_ready:
             times = "" if num_short_lives == 1 else f" ({num_short_lives} times)"
             last = "".join(f"\n  {line}" for line in self._last_lines)
             raise GaveUpError(f"{self.name} {describe_status(status)} before it was ready{times}:{last}")
@@ -109,6 +115,27 @@ class Keeper:
                 await self._is_stopping.wait()
         except TimeoutError:
             return
+
+    async def restart(self, stop_timeout_s: float) -> None:
+        """Asks the process to leave, kills it if it does not in time, and returns when its successor is ready."""
+        process = self._process
+        self.ready.clear()
+        if process is None:  # it died, and starts again by itself
+            await self.ready.wait()
+            return
+        self._is_restarting = True
+        process.terminate()
+
+        def kill_if_still_there() -> None:
+            if self._process is process:
+                log.warning("%s did not leave within %g s: killed", self.name, stop_timeout_s)
+                process.kill()
+
+        patience = asyncio.get_running_loop().call_later(stop_timeout_s, kill_if_still_there)
+        try:
+            await self.ready.wait()
+        finally:
+            patience.cancel()
 
     def stop(self) -> None:
         """Asks the process to leave; `keep` returns once it has."""

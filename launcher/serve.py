@@ -1,4 +1,7 @@
-"""`millrace serve`: NATS and every stage on this machine, from one command to Ctrl-C."""
+"""`millrace serve`: NATS and every stage on this machine, from one command to Ctrl-C.
+
+SIGUSR1 replaces every instance, one after the other. SIGHUP is no reload: it says that the terminal is gone.
+"""
 
 import asyncio
 import logging
@@ -98,6 +101,7 @@ class _Serving:
         keepers = [[self._keeper(instance) for instance in tier] for tier in tiers]
         supervisor = Supervisor(keepers, self._options.common.drain_timeout + _STOP_MARGIN_S)
         _stop_on_signals(supervisor.request_stop, watch_stdin=self._options.common.exit_on_stdin_eof)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, supervisor.request_restart)
         async with AsyncExitStack() as stack:
             if self._options.has_own_nats:
                 await self._start_nats(stack)

@@ -21,6 +21,7 @@ class Supervisor:
         self._stop_timeout_s = stop_timeout_s
         self._keeping: dict[Keeper, asyncio.Task[None]] = {}
         self._stop = asyncio.Event()
+        self._restart: asyncio.Task[None] | None = None
         self.was_killed = False
 
     @property
@@ -37,6 +38,8 @@ class Supervisor:
             await asyncio.wait([stop, *self._keeping.values()], return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.cancel()
+            if self._restart is not None:
+                self._restart.cancel()
             await self._stop_in_order()
         self._raise_failure()
 
@@ -44,6 +47,21 @@ class Supervisor:
         """Returns once every instance has been ready."""
         for keeper in self._keepers:
             await keeper.ready.wait()
+
+    def request_restart(self) -> None:
+        """Replaces one instance after the other, the next one only when a successor is ready."""
+        if not self._keeping or self._stop.is_set() or (self._restart is not None and not self._restart.done()):
+            log.warning("no restart now: the instances are starting, stopping or being restarted")
+            return
+        self._restart = asyncio.create_task(self._restart_in_turn())
+
+    async def _restart_in_turn(self) -> None:
+        """Those that are fed first, so that nobody sends what an older instance does not know."""
+        for tier in reversed(self._tiers):
+            for keeper in tier:
+                log.info("restarting %s", keeper.name)
+                await keeper.restart(self._stop_timeout_s)
+        log.info("every instance has been restarted")
 
     def request_stop(self) -> None:
         """Lets every instance finish what it holds, tier by tier. The second request kills them all."""

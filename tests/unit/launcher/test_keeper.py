@@ -11,6 +11,7 @@ from tests.unit.launcher.children import (
     NEVER_READY,
     POLITE,
     READY_AND_DEAD,
+    STUBBORN,
     WRONG_SETTINGS,
     Recorder,
     keeper,
@@ -33,6 +34,30 @@ async def test_a_killed_process_is_started_again() -> None:
     assert second.startswith("ready")
     assert second != first
     assert last == "leaving"
+
+
+async def test_a_restart_ends_when_the_successor_is_ready_and_waits_for_no_delay() -> None:
+    recorder = Recorder()
+    polite = keeper("worker-0", POLITE, recorder, RestartPolicy(first_delay_s=3600, max_delay_s=3600))
+    keeping = asyncio.create_task(polite.keep())
+    await polite.ready.wait()
+    await polite.restart(stop_timeout_s=3600)
+    first, last_words, second = recorder.texts("worker-0")
+    assert last_words == "leaving"
+    assert second == f"ready {polite.pid}" != first
+    polite.stop()
+    await keeping
+
+
+async def test_a_process_that_does_not_leave_for_its_successor_is_killed() -> None:
+    recorder = Recorder()
+    stubborn = keeper("worker-0", STUBBORN, recorder)
+    keeping = asyncio.create_task(stubborn.keep())
+    await stubborn.ready.wait()
+    await stubborn.restart(stop_timeout_s=0.01)
+    assert len(recorder.texts("worker-0")) == 2
+    stubborn.kill()
+    await keeping
 
 
 async def test_a_process_that_never_gets_ready_is_given_up_with_its_last_words() -> None:

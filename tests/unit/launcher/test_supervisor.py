@@ -6,7 +6,7 @@ import pytest
 
 from launcher.keeper import GaveUpError
 from launcher.supervisor import Supervisor
-from tests.unit.launcher.children import NEVER_READY, PARENT, POLITE, STUBBORN, Recorder, ends, keeper
+from tests.unit.launcher.children import NEVER_READY, PARENT, PATIENT, POLITE, STUBBORN, Recorder, ends, keeper
 
 LONG = 3600.0
 
@@ -22,6 +22,37 @@ async def test_each_tier_leaves_before_the_next_is_asked_to() -> None:
     left = [name for name, text in recorder.lines if text == "leaving"]
     assert sorted(left[:2]) == names[0]
     assert left[2:] == ["tokenizer-0", "worker-0"]
+
+
+async def test_a_restart_replaces_one_process_after_the_other() -> None:
+    recorder = Recorder()
+    names = [["gateway-0"], ["worker-0", "worker-1"]]
+    supervisor = Supervisor([[keeper(name, POLITE, recorder) for name in tier] for tier in names], LONG)
+    running = asyncio.create_task(supervisor.run())
+    await supervisor.wait_ready()
+    num_lines = len(recorder.lines)
+    supervisor.request_restart()
+    supervisor.request_restart()
+    await recorder.wait_for(lambda lines: len(lines) == num_lines + 6)
+    told = [(name, text.split()[0]) for name, text in recorder.lines[num_lines:]]
+    order = ["worker-0", "worker-1", "gateway-0"]
+    assert told == [(name, word) for name in order for word in ("leaving", "ready")]
+    supervisor.request_stop()
+    await running
+    assert not supervisor.was_killed
+
+
+async def test_a_stop_in_the_middle_of_a_restart_stops_all() -> None:
+    recorder = Recorder()
+    supervisor = Supervisor([[keeper("worker-0", STUBBORN, recorder)], [keeper("worker-1", PATIENT, recorder)]], LONG)
+    running = asyncio.create_task(supervisor.run())
+    await supervisor.wait_ready()
+    supervisor.request_restart()
+    await recorder.wait_for(lambda lines: len(lines) == 4)
+    supervisor.request_stop()
+    supervisor.request_stop()
+    await running
+    assert all(ends(int(text.split()[1])) for _, text in recorder.lines if text.startswith("ready"))
 
 
 async def test_a_process_that_does_not_leave_in_time_is_killed() -> None:
