@@ -15,7 +15,9 @@ _ENOUGH_S = 120.0
 class LoggedProcess:
     """Runs until it is told to end, and never longer than this process: its standard input is our pipe."""
 
-    def __init__(self, name: str, command: Sequence[str], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], environ: Mapping[str, str], inherited_fds: Sequence[int] = ()
+    ) -> None:
         self.name = name
         self.lines: list[str] = []
         self._news = threading.Condition()
@@ -29,6 +31,7 @@ class LoggedProcess:
             text=True,
             encoding="utf-8",
             errors="replace",
+            pass_fds=inherited_fds,
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()

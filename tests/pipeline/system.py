@@ -3,7 +3,7 @@
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +81,7 @@ class System:
         key = self._settings[Stage.GATEWAY].get("api_key")
         return {"Authorization": f"Bearer {key}"} if key else {}
 
-    def launch(self, stage: Stage, **settings: object) -> LoggedProcess:
+    def launch(self, stage: Stage, *, inherited_fds: Sequence[int] = (), **settings: object) -> LoggedProcess:
         """Starts an instance, and does not wait for it."""
         given = {
             "nats_url": self.nats_url,
@@ -90,7 +90,9 @@ class System:
             **self._settings.get(stage, {}),
             **settings,
         }
-        process = LoggedProcess(stage.value, python_module(_MODULES[stage]), environment(os.environ, **given))
+        process = LoggedProcess(
+            stage.value, python_module(_MODULES[stage]), environment(os.environ, **given), inherited_fds
+        )
         self._processes.append(process)
         return process
 
