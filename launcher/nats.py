@@ -18,6 +18,8 @@ _CONFIG = """\
 listen: "127.0.0.1:{port}"
 max_payload: 8MB
 max_pending: 256MB
+ping_interval: "2s"
+ping_max: 2
 {authorization}"""
 _AUTHORIZATION = 'authorization {{ user: "{user}", password: "{password}" }}\n'
 ANY_PORT = -1

@@ -2,7 +2,7 @@
 
 Who is late with a heartbeat is asked for one: the broker knows at once when a process has died. One that hangs does not
 answer, and is given up after the timeout. Who judges must not be blind: after an own disconnection or a late clock
-tick, every peer's deadline starts anew.
+tick, and while not even the own heartbeats come back, every peer's deadline starts anew.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ _TICK_S = 0.1
 _LATE_TICK_S = 0.5
 _LATE_BEAT_S = 0.75
 _ANSWER_S = 0.5
+_ECHO_S = 1.25  # two of the own heartbeats, and some
 
 
 @dataclass(slots=True, eq=False)
@@ -57,13 +58,17 @@ class Member:
 
 
 class MemberTable:
-    """The live instances of every stage. Knows no bus: it is fed heartbeats and the time."""
+    """The live instances of every stage. Knows no bus: it is fed heartbeats and the time.
+
+    While `is_blind` this process hears nobody, not even itself, and can judge nobody.
+    """
 
     def __init__(self, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.timeout_s = timeout_s
         self._clock = clock
         self._members: dict[str, Member] = {}
         self._last_tick = clock()
+        self.is_blind = False
         self.on_joined: list[Callable[[Member], None]] = []
         self.on_lost: list[Callable[[Member, str], None]] = []
 
@@ -178,18 +183,21 @@ class Presence:
         self._bus = bus
         self.table = table
         self._describe = describe
+        self._instance_id = ""
         self._background = background
         self._tasks: list[asyncio.Task[None]] = []
         self._asked: set[str] = set()
         self._settle_s = table.timeout_s if settle_s is None else settle_s
-        self._connected_at = time.monotonic()
+        self._connected_at = self._echo_at = time.monotonic()
         bus.on_connection_change(self._on_connection_change)
 
     async def start(self) -> None:
         """Begins to beat and to listen; asks everybody for a heartbeat at once."""
+        self._instance_id = self._describe().peer.instance_id
+        self._echo_at = time.monotonic()
         await self._bus.subscribe(subjects.ALL_PRESENCE, self._on_heartbeat)
         await self._bus.subscribe(subjects.PROBE, self._on_probe)
-        await self._bus.subscribe(subjects.probe(self._describe().peer.instance_id), self._on_probe)
+        await self._bus.subscribe(subjects.probe(self._instance_id), self._on_probe)
         await self.announce()
         await self._bus.publish(subjects.PROBE, PresenceProbe(self._describe().peer))
         await self._bus.flush()
@@ -210,6 +218,8 @@ class Presence:
     async def _on_heartbeat(self, message: Message, _: Delivery) -> None:
         if isinstance(message, Heartbeat):
             self.table.hear(message)
+            if message.peer.instance_id == self._instance_id:
+                self._echo_at = time.monotonic()
 
     async def _on_probe(self, message: Message, delivery: Delivery) -> None:
         if isinstance(message, PresenceProbe):
@@ -219,7 +229,7 @@ class Presence:
                 await self.announce()
 
     def _on_connection_change(self, is_connected: bool) -> None:
-        self._connected_at = time.monotonic()
+        self._connected_at = self._echo_at = time.monotonic()
         if is_connected:
             self.table.forgive()
 
@@ -231,7 +241,8 @@ class Presence:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
-            if self._bus.is_connected:
+            self.table.is_blind = not self._bus.is_connected or time.monotonic() - self._echo_at > _ECHO_S
+            if not self.table.is_blind:
                 self.table.tick()
                 for instance_id in self.table.silent(_LATE_BEAT_S):
                     if instance_id not in self._asked:

@@ -75,6 +75,7 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
             tls_cert_file=self.nats_tls_cert_file,
             tls_key_file=self.nats_tls_key_file,
             connect_timeout_s=self.nats_connect_timeout,
+            ping_interval_s=self.heartbeat_timeout / 2,
         )
 
 

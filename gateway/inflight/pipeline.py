@@ -120,12 +120,17 @@ class Pipeline:
             self._has_outgoing.set()
 
     async def _watch(self) -> None:
+        was_blind = False
         while True:
             await asyncio.sleep(TICK_S)
-            if self._node.data.is_connected and self._node.control.is_connected:
+            is_blind = not self._node.data.is_connected or self._node.members.is_blind
+            if not is_blind:
+                if was_blind:
+                    self.recovery.was_away()
                 self.recovery.tick()
             else:
                 self.recovery.forgive()
+            was_blind = is_blind
             self._wake_if_outgoing()
 
     async def _send_outgoing(self) -> None:

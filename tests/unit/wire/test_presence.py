@@ -2,11 +2,13 @@
 
 import asyncio
 from collections import Counter
+from pathlib import Path
 
 import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
+from tests.unit.wire.broker import Broker
 from tests.unit.wire.samples import SAMPLES
 from wire import subjects
 from wire.background import BackgroundTaskError, BackgroundTasks
@@ -313,3 +315,35 @@ def test_the_sample_heartbeat_is_of_a_ready_worker() -> None:
     beat = next(sample for sample in SAMPLES if isinstance(sample, Heartbeat))
     assert Member(beat, 0.0).is_ready
     assert Member(beat, 0.0).load == 7
+
+
+async def test_who_does_not_even_hear_itself_judges_nobody(tmp_path: Path) -> None:
+    """A broker that hangs is noticed by its pings, later than a silence of the timeout would be."""
+    broker = Broker(tmp_path)
+    broker.start()
+    try:
+        await _assert_nobody_is_lost_while_it_hangs(broker)
+    finally:
+        broker.stop()
+
+
+async def _assert_nobody_is_lost_while_it_hangs(broker: Broker) -> None:
+    bus, other_bus = [await Bus.connect(BusOptions(url=broker.url), n, BusMetrics(CollectorRegistry())) for n in "ab"]
+    one = Presence(bus, MemberTable(2.0), lambda: heartbeat("one"), BackgroundTasks())
+    other = Presence(other_bus, MemberTable(2.0), lambda: heartbeat("other"), BackgroundTasks())
+    await one.start()
+    await other.start()
+    await joined(one.table, "other")
+    lost: list[str] = []
+    one.table.on_lost.append(lambda member, cause: lost.append(f"{member.instance_id} {cause}"))
+    has_noticed, is_back = asyncio.Event(), asyncio.Event()
+    bus.on_connection_change(lambda is_connected: (is_back if is_connected else has_noticed).set())
+    broker.pause()
+    async with asyncio.timeout(20):
+        await has_noticed.wait()
+        broker.resume()
+        await is_back.wait()
+    assert lost == []
+    for presence, connection in ((one, bus), (other, other_bus)):
+        await presence.stop()
+        await connection.close()
