@@ -34,6 +34,7 @@ _HEADERS_FRAME = len(b"NATS/1.0\r\n\r\n")
 _HEADER_FRAME = len(b": \r\n")
 _REOPEN_WAIT_S = 0.5
 _LAST_WORDS_S = 2.0
+_MOST_KINDS = 1000
 
 
 class BusOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,7 +160,7 @@ class Bus:
                 message = decode(raw.data)
             except UndecodableMessageError as error:
                 self._metrics.undecodable.inc()
-                self._log_once(f"undecodable message on {subject}: {error}")
+                self._log_once(f"undecodable message on {subject}: {error}", kind=f"undecodable {subject}")
                 return
             try:
                 await handler(message, Delivery(raw.headers or {}, raw.reply))
@@ -254,7 +255,7 @@ class Bus:
     async def _on_error(self, error: Exception) -> None:
         if isinstance(error, HandlerError):
             self._metrics.handler_errors.inc()
-            log.error("the handler of a message on %s failed", error, exc_info=error.__cause__)
+            self._log_failure_once(error)
         elif isinstance(error, SlowConsumerError):
             self._metrics.slow_consumer.inc()
             self._log_once(f"messages dropped, a subscription is behind: {error.subject}")
@@ -295,10 +296,21 @@ class Bus:
         for listener in self._connection_listeners:
             listener(is_connected)
 
-    def _log_once(self, text: str) -> None:
-        if text not in self._seen_errors and len(self._seen_errors) < 1000:
-            self._seen_errors.add(text)
+    def _log_failure_once(self, error: HandlerError) -> None:
+        """One trace per subject and kind of failure: whoever sends nonsense must not fill the disk. All are counted."""
+        cause = error.__cause__
+        if self._is_new(f"{error} {type(cause).__name__}"):
+            log.error("the handler of a message on %s failed", error, exc_info=cause)
+
+    def _log_once(self, text: str, kind: str = "") -> None:
+        if self._is_new(kind or text):
             log.warning(text)
+
+    def _is_new(self, kind: str) -> bool:
+        if kind in self._seen_errors or len(self._seen_errors) >= _MOST_KINDS:
+            return False
+        self._seen_errors.add(kind)
+        return True
 
 
 class _TlsKeepingClient(Client):
