@@ -1,0 +1,68 @@
+"""What is done to a fleet while streams run, and how it is made whole again."""
+
+import asyncio
+import enum
+from dataclasses import dataclass
+
+from tests.chaos.fleet import BROKER_DOWNTIME_S, Fleet
+from tests.pipeline.system import StageInstance
+from wire.messages import Stage
+
+
+class Action(enum.Enum):
+    """One way to disturb."""
+
+    KILL = "kill"
+    PAUSE = "pause"
+    FREEZE = "freeze the link of"
+    CUT = "cut the link of"
+    DRAIN = "drain"
+    RESTART_BROKER = "restart"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An action on an instance of a stage, or on the broker."""
+
+    action: Action
+    stage: Stage | None = None
+
+    @property
+    def name(self) -> str:
+        """As it is shown."""
+        return f"{self.action.value} {self.stage.value if self.stage else 'the broker'}"
+
+    @property
+    def leaves_workers(self) -> bool:
+        """Whether every worker keeps its sequences, so that no prompt has to be computed again."""
+        return self.action is Action.RESTART_BROKER or self.stage is Stage.DETOKENIZER
+
+    def strike(self, fleet: Fleet, victim: StageInstance | None) -> None:
+        """Does it, now."""
+        if victim is None:
+            fleet.broker.stop()
+            return
+        strike = {
+            Action.KILL: fleet.kill,
+            Action.PAUSE: fleet.pause,
+            Action.FREEZE: fleet.freeze_link,
+            Action.CUT: fleet.cut_link,
+            Action.DRAIN: fleet.drain,
+        }
+        strike[self.action](victim)
+
+    async def mend(self, fleet: Fleet, victim: StageInstance | None) -> None:
+        """Ends what was done, at the earliest when the others have noticed; who died is not replaced."""
+        if victim is None:
+            await asyncio.sleep(BROKER_DOWNTIME_S)  # which is the fault
+            await asyncio.to_thread(fleet.broker.start)
+        elif self.action is Action.DRAIN:
+            status = await asyncio.to_thread(victim.process.wait)
+            assert status == 0, victim.process.log
+        elif self.action is not Action.KILL:
+            await fleet.until_known()
+            (fleet.resume if self.action is Action.PAUSE else fleet.heal_link)(victim)
+        await fleet.until_known()
+
+
+BROKER_RESTART = Fault(Action.RESTART_BROKER)
