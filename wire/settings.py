@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, 
 import msgspec
 from msgspec import Meta
 
-from wire.bus import BusOptions
+from wire.login import BusOptions
 
 ENV_PREFIX = "MILLRACE_"
 _USER_IN_ADDRESS = re.compile(r"//[^/@\s,]+@")
@@ -31,6 +31,7 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     nats_url: Annotated[str, Meta(description="NATS server, or several separated by commas")] = "nats://127.0.0.1:4222"
     nats_user: Annotated[str, Meta(description="User name at the NATS server")] = ""
     nats_password: Annotated[str, Meta(description="Password at the NATS server", extra={"secret": True})] = ""
+    nats_password_file: Annotated[str, Meta(description="File whose first line is the password")] = ""
     nats_credentials_file: Annotated[str, Meta(description="File with a NATS JWT and seed (.creds)")] = ""
     nats_nkey_seed_file: Annotated[str, Meta(description="File with an nkey seed")] = ""
     nats_tls_ca_file: Annotated[str, Meta(description="CA certificate; turns TLS to the NATS server on")] = ""
@@ -69,6 +70,7 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
             url=self.nats_url,
             user=self.nats_user,
             password=self.nats_password,
+            password_file=self.nats_password_file,
             credentials_file=self.nats_credentials_file,
             nkey_seed_file=self.nats_nkey_seed_file,
             tls_ca_file=self.nats_tls_ca_file,

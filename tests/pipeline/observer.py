@@ -8,7 +8,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from wire import subjects
-from wire.bus import Bus, BusOptions, Delivery
+from wire.bus import Bus, Delivery
+from wire.login import BusOptions
 from wire.messages import (
     Heartbeat,
     InstanceState,

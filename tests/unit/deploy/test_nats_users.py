@@ -15,7 +15,8 @@ from gateway.http.native_routes import _LONGEST_FLUSH_S
 from launcher.nats import find_nats_server
 from tests.unit.deploy.secured_broker import NATS_CONF, SecuredBroker, running_secured_broker
 from wire import subjects
-from wire.bus import Bus, BusOptions
+from wire.bus import Bus
+from wire.login import BusOptions
 from wire.messages import Stage
 from wire.metrics import BusMetrics
 

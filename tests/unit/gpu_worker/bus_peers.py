@@ -14,8 +14,9 @@ from gpu_worker.service import WorkerLimits, WorkerService
 from gpu_worker.step_log import StepLog
 from gpu_worker.worker_metrics import WorkerMetrics
 from wire import subjects
-from wire.bus import Bus, BusOptions, Delivery
+from wire.bus import Bus, Delivery
 from wire.columns import pack_u32
+from wire.login import BusOptions
 from wire.messages import (
     GenerateJob,
     InstanceState,

@@ -7,7 +7,8 @@ from contextlib import AsyncExitStack
 import pytest
 from prometheus_client import CollectorRegistry
 
-from wire.bus import Bus, BusOptions
+from wire.bus import Bus
+from wire.login import BusOptions
 from wire.metrics import BusMetrics
 
 ConnectBus = Callable[..., Awaitable[Bus]]

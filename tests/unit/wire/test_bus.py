@@ -8,8 +8,9 @@ from prometheus_client import CollectorRegistry
 
 from tests.unit.wire.conftest import connect
 from tests.unit.wire.samples import GATEWAY, TRACEPARENT
-from wire.bus import Bus, BusOptions, Delivery, MessageTooLargeError, NoReplyError
+from wire.bus import Bus, Delivery, MessageTooLargeError, NoReplyError
 from wire.codec import encode
+from wire.login import BusOptions
 from wire.messages import Abort, BatchAck, Describe, Description, Detokenize, Message, Peer
 from wire.metrics import BusMetrics
 

@@ -13,7 +13,8 @@ from prometheus_client import CollectorRegistry
 
 from tests.unit.wire.broker import Broker
 from tests.unit.wire.nats_accounts import new_key, write_credentials
-from wire.bus import Bus, BusOptions
+from wire.bus import Bus
+from wire.login import BusOptions
 from wire.messages import Describe, Description
 from wire.metrics import BusMetrics
 
@@ -204,3 +205,13 @@ async def test_a_file_that_holds_something_else_is_named_and_not_quoted(option: 
     with pytest.raises(ConnectionError, match="odd") as caught:
         await connect(url="nats://127.0.0.1:1", **{option: str(tmp_path / "odd")})
     assert "not-what-is-needed" not in str(caught.value)
+
+
+# ---- passwords ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_bus_logs_in_with_the_first_line_of_a_password_file(start_broker: StartBroker, tmp_path: Path) -> None:
+    url = start_broker('authorization { user: "miller", password: "sesame" }\n')
+    file = tmp_path / "password"
+    file.write_text("sesame\n# the miller's\n")
+    await assert_works(await connect(url=url, user="miller", password_file=str(file)))

@@ -13,7 +13,8 @@ from tests.unit.wire.broker import Broker
 from tests.unit.wire.conftest import connect
 from tests.unit.wire.samples import GATEWAY
 from tests.unit.wire.test_bus import Inbox, counted
-from wire.bus import Bus, BusOptions, NoReplyError
+from wire.bus import Bus, NoReplyError
+from wire.login import BusOptions
 from wire.messages import Abort, Describe
 from wire.metrics import BusMetrics
 

@@ -12,7 +12,8 @@ from tests.unit.wire.broker import Broker
 from tests.unit.wire.samples import SAMPLES
 from wire import subjects
 from wire.background import BackgroundTaskError, BackgroundTasks
-from wire.bus import Bus, BusOptions, Delivery
+from wire.bus import Bus, Delivery
+from wire.login import BusOptions
 from wire.messages import Heartbeat, InstanceState, Message, Peer, Stage
 from wire.metrics import BusMetrics
 from wire.presence import Member, MemberTable, Presence, choose
