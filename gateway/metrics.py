@@ -59,7 +59,7 @@ class GatewayMetrics:
             "millrace_gateway_fenced_rows", "Rows of a past attempt, fenced off by its key", registry=registry
         )
         self._unknown = Counter("millrace_gateway_unknown_keys", "Keys that nobody waits for", registry=registry)
-        self._malformed = Counter("millrace_gateway_malformed_batches", "Batches that do not fit", registry=registry)
+        self._malformed = Counter("millrace_gateway_malformed_batches", "Messages that do not fit", registry=registry)
         self._stuck = Counter("millrace_gateway_stuck_clients", "Clients that stopped reading", registry=registry)
 
     def count_attempt(self, attempt: Attempt) -> None:
@@ -90,7 +90,7 @@ class GatewayMetrics:
         self._duplicates.inc()
 
     def count_malformed(self) -> None:
-        """The columns of a batch do not fit together."""
+        """The columns of a message do not fit together."""
         self._malformed.inc()
 
     def count_stuck_client(self) -> None:

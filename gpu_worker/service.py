@@ -171,8 +171,10 @@ class WorkerService:
                 self._outbox.rows_are_due()
 
     async def _on_request(self, message: Message, delivery: Delivery) -> None:
-        if isinstance(message, FlushCache):
-            await self._node.control.publish(delivery.reply_to, await self._flush_cache(message.timeout_s))
+        if not delivery.reply_to:
+            return
+        if isinstance(message, FlushCache):  # it may wait, and the next question must not
+            self._node.background.start(self._flush_cache(message.timeout_s, delivery.reply_to))
         elif isinstance(message, Describe):
             loaded = self._host.loaded
             model = loaded.description if loaded else {}
@@ -275,14 +277,16 @@ class WorkerService:
             for key in keys:
                 self._abort(key, None)
 
-    async def _flush_cache(self, timeout_s: float) -> FlushCacheReply:
+    async def _flush_cache(self, timeout_s: float, reply_to: str) -> None:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._is_idle.wait()
         except TimeoutError:
-            return FlushCacheReply(False, f"{len(self._held)} requests are running or waiting")
-        is_flushed = await self._host.flush_prefix_cache()
-        return FlushCacheReply(is_flushed, "" if is_flushed else "requests are running or waiting")
+            reply = FlushCacheReply(False, f"{len(self._held)} requests are running or waiting")
+        else:
+            is_flushed = await self._host.flush_prefix_cache()
+            reply = FlushCacheReply(is_flushed, "" if is_flushed else "requests are running or waiting")
+        await self._node.control.publish(reply_to, reply)
 
     def _note_idle(self) -> None:
         if len(self._held) == 0:

@@ -15,5 +15,8 @@ class RecoveryCounters(Protocol):
     def observe_detection(self, stage: Stage, silence_s: float) -> None:
         """An instance was given up; it had been silent for so long."""
 
+    def count_malformed(self) -> None:
+        """A report whose columns do not fit together."""
+
     def count_unknown_keys(self, keys: int) -> None:
         """Keys that a holder reported and nobody here waits for."""

@@ -81,6 +81,9 @@ class Recovery:
         """A holder tells what it holds."""
         sender_id = message.sender.instance_id
         columns = unpack_u64(message.keys), unpack_u8(message.states), unpack_u32(message.num_output_tokens)
+        if len({len(column) for column in columns}) != 1:
+            self._counters.count_malformed()
+            return
         named = set(columns[0])
         for key, state, num_output_tokens in zip(*columns, strict=True):
             generation = self._in_flight.by_key.get(key)

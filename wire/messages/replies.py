@@ -1,6 +1,6 @@
 """Request/reply between the gateway and one instance of a stage."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -38,7 +38,7 @@ class DetokenizeReply(msgspec.Struct, frozen=True, tag=True):
 class FlushCache(msgspec.Struct, frozen=True, tag=True):
     """Asks a worker to drop its prefix cache; refused while it has requests after `timeout_s` seconds."""
 
-    timeout_s: float = 0.0
+    timeout_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 0.0
 
 
 class FlushCacheReply(msgspec.Struct, frozen=True, tag=True):

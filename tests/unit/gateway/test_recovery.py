@@ -631,6 +631,20 @@ def test_a_blind_judge_starts_every_deadline_anew(rig: Rig) -> None:
     assert rig.cause is Cause.BEHIND
 
 
+def test_a_report_whose_columns_do_not_fit_together_is_counted_and_says_nothing(rig: Rig) -> None:
+    rig.run()
+    broken = Progress(
+        sender=WORKER, keys=b"", states=pack_u8([1]), queue_positions=b"", num_output_tokens=pack_u32([7])
+    )
+    for _ in range(9):
+        rig.clock.now += 0.5
+        rig.recovery.progress(broken)
+        rig.report(WORKER, 1)
+
+    assert rig.counted.malformed == 9
+    assert rig.cause is None
+
+
 def test_an_unknown_key_is_answered_by_an_abort_to_all(rig: Rig) -> None:
     rig.report(WORKER, 1, 77)
 

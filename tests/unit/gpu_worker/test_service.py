@@ -233,6 +233,19 @@ async def test_the_prefix_cache_is_flushed_only_when_idle(nats_url: str, is_busy
         engine.gate.release(10)
 
 
+async def test_a_flush_that_waits_keeps_nobody_from_asking(nats_url: str) -> None:
+    async with running_worker(nats_url, engine := GatedEngine()) as worker:
+        await worker.send_job(job(26, max_new_tokens=1))
+        await worker.gateway.first(Progress)
+        flushing = asyncio.create_task(worker.ask(FlushCache(5.0)))
+        assert isinstance(await worker.ask(Describe()), Description)
+        assert not flushing.done()
+        engine.gate.release(2)
+        reply = await flushing
+        assert isinstance(reply, FlushCacheReply)
+        assert reply.is_flushed
+
+
 async def test_a_worker_says_how_long_its_steps_may_take(nats_url: str) -> None:
     async with running_worker(nats_url, fast_engine()) as worker:
         beats = Mailbox()
