@@ -25,6 +25,7 @@ from wire.presence import Member, choose
 
 _TEXT_TIMEOUT_S = 30.0
 _DESCRIBE_TIMEOUT_S = 2.0
+_MAX_QUESTIONS = 1024
 R = TypeVar("R")
 
 
@@ -33,6 +34,7 @@ class Asking:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._num_questions = 0
 
     async def tokenize(self, request: Tokenize) -> TokenizeReply:
         """Ids of prompts."""
@@ -73,6 +75,16 @@ class Asking:
         return tokenizer
 
     async def _ask(self, member: Member, request: Message, kind: type[R], timeout_s: float) -> R:
+        """Raises a 429 while too many wait for their replies: the tokenizer has a queue of them, and does not count."""
+        if self._num_questions >= _MAX_QUESTIONS:
+            raise RequestError(429, f"More than {_MAX_QUESTIONS} questions wait.", headers={"Retry-After": "1"})
+        self._num_questions += 1
+        try:
+            return await self._reply(member, request, kind, timeout_s)
+        finally:
+            self._num_questions -= 1
+
+    async def _reply(self, member: Member, request: Message, kind: type[R], timeout_s: float) -> R:
         stage = member.heartbeat.stage
         subject = subjects.rpc(self._node.instance.model_key, stage, member.instance_id)
         try:

@@ -36,6 +36,7 @@ _FLUSH_TIMEOUT = {
 )
 async def generate(request: HttpRequest, gateway: NamedDependency[Gateway]) -> Response[None]:
     """Continues one prompt or several."""
+    gateway.admission.check()  # before any work; the same again afterwards, since the body may have taken its time
     body = decode_native(await gateway.read_body(request), GenerateRequest)
     answer = take_generate(body, gateway.settings)
     gateway.admission.check()

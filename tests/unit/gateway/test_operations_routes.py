@@ -230,3 +230,17 @@ async def test_connections_end_when_the_service_does(make_scene: MakeScene) -> N
 
     with pytest.raises(httpx.ConnectError):
         await scene.http.get("/health")
+
+
+async def test_a_full_queue_is_told_before_the_body_has_come(make_scene: MakeScene) -> None:
+    scene = await make_scene(max_queued_requests=2, worker_beat={"num_waiting": 2})
+    reader, writer = await asyncio.open_connection(*scene.service.url.removeprefix("http://").split(":"))
+    writer.write(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n{")
+    async with asyncio.timeout(10):
+        assert await reader.readline() == b"HTTP/1.1 429 Too Many Requests\r\n"
+    writer.close()
+
+
+async def test_a_queue_may_be_without_end(make_scene: MakeScene) -> None:
+    scene = await make_scene(max_queued_requests=-1, worker_beat={"num_waiting": 100_000})
+    assert (await scene.post("/generate", ASK)).status_code == 200
