@@ -28,8 +28,6 @@ _MAX_CRASHES = 3
 _MAX_REPAIRS = 30
 _PROOF_S = (0.3, 0.5)
 
-_CRASHES = frozenset({Cause.WORKER_LOST, Cause.WORKER_HUNG, Cause.FAILED})
-
 
 class Recovery:
     """Every rule by which an attempt ends before its generation does."""
@@ -235,12 +233,13 @@ class Recovery:
 
     def repair(self, generation: Generation, cause: Cause, suspect_id: str = "") -> None:
         """Gives the attempt up and plans the next one, unless the request has failed too often."""
-        if not self._give_up(generation, cause):
+        attempt = generation.attempt
+        if attempt is None or not self._give_up(generation, cause):
             return
         generation.num_repairs += cause is not Cause.NOT_HELD  # which is the answer to a repair
-        generation.num_crashes += cause in _CRASHES
-        generation.suspects.update({suspect_id} - {""})
         now = self._clock()
+        generation.num_crashes += verdicts.is_crash(attempt, cause, self._members, now)
+        generation.suspects.update({suspect_id} - {""})
         generation.disturbed_since = generation.disturbed_since or now
         if not self.is_enabled:
             self._fail(generation, not_recovered(cause))

@@ -9,6 +9,7 @@ from wire.presence import Member, MemberTable
 
 _BEHIND_S = 1.0
 _SILENCE_S = 2.0
+_BEAT_S = 0.8  # whoever lives is heard twice a second
 _MAX_MISSING = 2
 _FIRST_BACKOFF_S = 0.05
 _LONGEST_BACKOFF_S = 2.0
@@ -21,6 +22,8 @@ LOSSES = {
 }
 """Why an attempt ends when an instance of a stage dies."""
 
+_CRASHES = frozenset({Cause.WORKER_LOST, Cause.WORKER_HUNG, Cause.FAILED})
+_SILENCES = frozenset({Cause.NOT_ACCEPTED, Cause.SILENT})
 _BLAMED: dict[Cause, str] = {
     Cause.TOKENIZER_LOST: Stage.TOKENIZER,
     Cause.WORKER_LOST: Stage.WORKER,
@@ -49,6 +52,15 @@ def overdue(
         return Cause.BEHIND
     worker = members.get(attempt.worker_id) if attempt.worker_id else None
     return Cause.WORKER_HUNG if worker is not None and worker.is_hung else None
+
+
+def is_crash(attempt: Attempt, cause: Cause, members: MemberTable, now: float) -> bool:
+    """Whether the worker may have died of it. A dead one is silent before it counts as dead; and then it is asked once
+    more for what it had, which makes no second death of it."""
+    if attempt.is_reattachment and attempt.accept_by is not None:
+        return False
+    worker = members.get(attempt.worker_id) if cause in _SILENCES else None
+    return cause in _CRASHES or (worker is not None and now - worker.heard_at > _BEAT_S)
 
 
 def is_missing(generation: Generation, attempt: Attempt, now: float) -> bool:

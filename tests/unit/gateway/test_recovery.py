@@ -549,6 +549,33 @@ def test_three_crashes_without_progress_are_the_end(rig: Rig) -> None:
     assert [error.status for error in rig.ended.failed] == [500]
 
 
+def test_a_worker_that_falls_silent_with_a_job_counts_as_crashed(rig: Rig) -> None:
+    rig.report(TOKENIZER, 1, is_receipt=True)
+    rig.dispatch()
+    rig.wait(1.2)
+    assert rig.cause is Cause.NOT_ACCEPTED
+    assert rig.generation.num_crashes == 1
+
+
+def test_a_worker_that_beats_and_does_not_accept_has_not_crashed(rig: Rig) -> None:
+    rig.report(TOKENIZER, 1, is_receipt=True)
+    rig.dispatch()
+    rig.wait(0.9)
+    rig.beat(Stage.WORKER)
+    rig.wait(0.3)
+    assert rig.cause is Cause.NOT_ACCEPTED
+    assert rig.generation.num_crashes == 0
+
+
+def test_a_worker_dies_once_though_it_is_asked_for_what_it_had(rig: Rig) -> None:
+    rig.run()
+    accept_by = rig.recovery.acceptance_deadline()
+    rig.retry(2, is_reattachment=True, tokenizer_id="", accept_by=accept_by)
+    rig.members.drop(WORKER.instance_id, "killed")
+    assert rig.cause is Cause.WORKER_LOST
+    assert rig.generation.num_crashes == 0
+
+
 def test_progress_forgives_crashes(rig: Rig) -> None:
     for key in range(2, 12):
         rig.receive(1)

@@ -1,0 +1,29 @@
+"""A worker like any other, but that it dies in the step that prefills a certain token: `python -m …fragile_worker`."""
+
+import os
+
+from gpu_worker import engine_build
+from gpu_worker.__main__ import main
+from gpu_worker.execution.model_runner import ModelRunner
+from gpu_worker.scheduling.batch import Batch, SampledTokens
+
+POISON = 777
+LAST_WORDS = "poisoned"
+
+
+class FragileRunner(ModelRunner):
+    """Stands for a kernel that crashes on one input."""
+
+    def execute(self, batch: Batch) -> SampledTokens:
+        """Ends the process if the poison is among the tokens of this step."""
+        for scheduled in batch.scheduled:
+            begin = scheduled.sequence.num_computed_tokens
+            if POISON in scheduled.sequence.token_ids[begin : begin + scheduled.num_scheduled_tokens]:
+                print(LAST_WORDS, len(batch.scheduled), flush=True)
+                os._exit(1)
+        return super().execute(batch)
+
+
+if __name__ == "__main__":
+    engine_build.ModelRunner = FragileRunner  # type: ignore[misc]
+    main()

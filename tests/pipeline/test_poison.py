@@ -1,0 +1,105 @@
+"""A request that makes every worker crash fails after three of them, and takes nobody along."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from launcher.keeper import Keeper, RestartPolicy, kept
+from launcher.processes import ProcessSpec
+from tests.pipeline.fragile_worker import LAST_WORDS, POISON
+from tests.pipeline.process import environment, python_module
+from tests.pipeline.streams import Stream
+from tests.pipeline.system import System, running_system
+from tests.unit.launcher.children import Recorder
+from wire.messages import InstanceState, Stage
+
+NUM_WORKERS = 3
+NUM_TOKENS = 96
+_RESTARTS = RestartPolicy(first_delay_s=0.1, max_delay_s=0.1)
+
+
+def body(number: int) -> dict[str, Any]:
+    """What an innocent client asks for."""
+    prompt = ("The capital of France is", "Grüße an 世界 😀", "List 3 countries")[number % 3]
+    sampling = {"max_new_tokens": NUM_TOKENS, "ignore_eos": True, "temperature": 0}
+    return {"text": f"{number}: {prompt}", "sampling_params": sampling}
+
+
+@asynccontextmanager
+async def fragile_workers(system: System, recorder: Recorder) -> AsyncIterator[None]:
+    """Workers that die of the poison, and are started again whenever they do."""
+    environ = environment(
+        os.environ,
+        nats_url=system.nats_url,
+        exit_on_stdin_eof=True,
+        device="cpu",
+        dtype="float64",
+        num_threads=1,
+        max_total_tokens=16384,
+    )
+    command = tuple(python_module("tests.pipeline.fragile_worker"))
+    keepers = [
+        Keeper(
+            name,
+            lambda name=name: ProcessSpec(name, command, environ),
+            recorder.show,
+            lambda line: "is ready" in line,
+            _RESTARTS,
+        )
+        for name in (f"worker-{number}" for number in range(NUM_WORKERS))
+    ]
+    async with AsyncExitStack() as stack:
+        await asyncio.gather(*(stack.enter_async_context(kept(keeper, 30)) for keeper in keepers))
+        yield
+
+
+def wait_for_workers(system: System) -> None:
+    """Until all say that they take work."""
+    system.observer.wait_until(
+        lambda beats: (
+            sum(beat.stage is Stage.WORKER and beat.state is InstanceState.READY for beat in beats.values())
+            == NUM_WORKERS
+        ),
+        f"{NUM_WORKERS} workers are ready",
+    )
+
+
+def crashes(recorder: Recorder) -> list[int]:
+    """Of each crash: how many sequences were in its step."""
+    return [int(text.split()[1]) for _, text in recorder.lines if text.startswith(LAST_WORDS)]
+
+
+async def test_a_poisonous_request_fails_after_three_crashes_and_every_innocent_stream_is_complete(
+    tmp_path: Path,
+) -> None:
+    recorder = Recorder()
+    with running_system(tmp_path, workers=0) as system:
+        async with fragile_workers(system, recorder):
+            await asyncio.to_thread(among_innocent_streams, system)
+    sizes = crashes(recorder)
+    assert len(sizes) == 3
+    assert sizes[1:] == [1, 1]
+
+
+def among_innocent_streams(system: System) -> None:
+    """The poison comes while some streams run, and others begin."""
+    wait_for_workers(system)
+    expected = [Stream(system.url, body(number)).result() for number in range(16)]
+    assert not any(POISON in result["output_ids"] for result in expected)
+    streams = [Stream(system.url, body(number)) for number in range(8)]
+    for stream in streams:
+        stream.wait_for_tokens(10)
+    poison = {"input_ids": [5, POISON, 6], "sampling_params": {"max_new_tokens": 4}}
+    streams += [Stream(system.url, body(number)) for number in range(8, 16)]
+    answer = requests.post(f"{system.url}/generate", json=poison, timeout=120)
+    assert answer.status_code == 500
+    assert "made no progress" in answer.json()["message"]
+    for stream, undisturbed in zip(streams, expected, strict=True):
+        result = stream.result()
+        assert result["output_ids"] == undisturbed["output_ids"]
+        assert result["text"] == undisturbed["text"]
