@@ -42,13 +42,17 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class BatchProcessor:
-    """What every batch is worked on with. A `TextBatch` is closed when it exceeds `max_bytes`, before its next row."""
+    """What every batch is worked on with. A `TextBatch` is closed when it exceeds `max_bytes`, before its next row.
+
+    A worker that gives an id from `num_ids` on is broken; 0 if nobody knows how many there are.
+    """
 
     me: Callable[[], Peer]
     vocabulary: Vocabulary
     table: AttemptTable
     metrics: DetokenizerMetrics
     max_bytes: int
+    num_ids: int = 0
 
     def process(self, batch: TokenBatch, now_ns: int) -> Outcome:
         """Turns a batch to text; a batch whose columns do not fit together is counted and dropped."""
@@ -80,6 +84,7 @@ class BatchRun:
         streams = self._shared.table.worker(self._batch.worker)
         open_streams, token_ids = streams.open, columns.token_ids
         special_rows = self._finishes.keys() | columns.logprobs.keys()
+        has_nonsense = self._has_nonsense(token_ids)
         begin = 0
         for row, (stream_id, first_index, count) in enumerate(
             zip(columns.stream_ids, columns.first_indexes, columns.counts, strict=True)
@@ -90,6 +95,8 @@ class BatchRun:
                 self._drop_row(streams.closed, stream_id, row)
             elif first_index != owner.stream.next_index:
                 self._close_at_gap(owner, row, first_index)
+            elif has_nonsense and self._has_nonsense(token_ids[begin:end]):
+                self._close_at_nonsense(owner, row, max(token_ids[begin:end]))
             elif count == 1 and not owner.is_new and row not in special_rows:
                 self._advance_by_one(owner, first_index, token_ids[begin])
             else:
@@ -127,20 +134,33 @@ class BatchRun:
         elif row in self._finishes:
             del closed[stream_id]
 
+    def _has_nonsense(self, token_ids: Sequence[int]) -> bool:
+        return bool(self._shared.num_ids) and max(token_ids, default=0) >= self._shared.num_ids
+
     def _close_at_gap(self, owner: OpenStream, row: int, first_index: int) -> None:
-        """Ids are missing: this stream can only be repaired by its gateway, which is told at once."""
         self._shared.metrics.add("gaps")
         expected = owner.stream.next_index
+        self._fail(
+            owner, row, "gap", f"tokens were lost on the way: got output index {first_index}, expected {expected}"
+        )
+
+    def _close_at_nonsense(self, owner: OpenStream, row: int, token_id: int) -> None:
+        self._shared.metrics.add("nonsense_ids")
+        limit = self._shared.num_ids
+        self._fail(owner, row, "nonsense", f"the worker gave the token id {token_id}, and the model has {limit} ids")
+
+    def _fail(self, owner: OpenStream, row: int, cause: str, message: str) -> None:
+        """This stream can only be repaired by its gateway, which is told at once."""
         failed = Failed(
             key=owner.key,
             sender=self._shared.me(),
             code=ErrorCode.INTERNAL,
-            message=f"tokens were lost on the way: got output index {first_index}, expected {expected}",
+            message=message,
             is_retryable=True,
             choice=owner.choice,
         )
         self._outcome.failures.append((owner.gateway_id, failed))
-        self._shared.table.end(owner, is_ended_by_worker=row in self._finishes, cause="gap")
+        self._shared.table.end(owner, is_ended_by_worker=row in self._finishes, cause=cause)
 
     def _advance_by_one(self, owner: OpenStream, first_index: int, token_id: int) -> None:
         """`_advance` for one id and nothing else: nearly every row of a busy step."""

@@ -17,6 +17,7 @@ class DetokenizerMetrics:
             "batches": counter("batches", "Token batches processed"),
             "unknown_streams": counter("unknown_streams", "Rows dropped because nothing opened their stream"),
             "gaps": counter("gaps", "Streams closed because ids were missing"),
+            "nonsense_ids": counter("nonsense_ids", "Streams closed because of an id that the model does not have"),
             "stop_matches": counter("stop_matches", "Streams ended by a stop string"),
             "malformed_batches": counter("malformed_batches", "Batches dropped because their columns did not fit"),
         }

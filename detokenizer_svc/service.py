@@ -40,7 +40,12 @@ class DetokenizerService:
     """One detokenizer. Keeps a stream per sequence in flight, and nothing when none is."""
 
     def __init__(
-        self, node: Node, settings: DetokenizerSettings, vocabulary: Vocabulary, drain_timeout_s: float
+        self,
+        node: Node,
+        settings: DetokenizerSettings,
+        vocabulary: Vocabulary,
+        drain_timeout_s: float,
+        num_ids: int = 0,
     ) -> None:
         self._node = node
         self._instance = node.instance
@@ -54,7 +59,7 @@ class DetokenizerService:
         self._table = AttemptTable(spans)
         self._metrics.show_streams(node.registry, lambda: self._table.num_streams)
         self._processor = BatchProcessor(
-            lambda: self._instance.peer, vocabulary, self._table, self._metrics, node.data.max_payload // 2
+            lambda: self._instance.peer, vocabulary, self._table, self._metrics, node.data.max_payload // 2, num_ids
         )
         self._acknowledgements = Acknowledgements()
         self._orphans = OrphanWatch(node.members)

@@ -35,6 +35,10 @@ class _DecoderJson(msgspec.Struct, frozen=True):
     decoder: dict[str, Any] | None = None
 
 
+class _ConfigJson(msgspec.Struct, frozen=True):
+    vocab_size: int = 0
+
+
 def find_tokenizer_file(model_path: str, tokenizer_path: str | None, revision: str = "") -> Path:
     """Where tokenizer.json lies; raises `CheckpointError` naming the path that has none."""
     place = Path(tokenizer_path or model_path).expanduser()
@@ -45,6 +49,21 @@ def find_tokenizer_file(model_path: str, tokenizer_path: str | None, revision: s
     if not (place / TOKENIZER_FILE).is_file():
         raise CheckpointError(f"{place} holds no {TOKENIZER_FILE}; only fast tokenizers are served")
     return place / TOKENIZER_FILE
+
+
+def num_ids_of(file: Path, vocabulary: Vocabulary) -> int:
+    """How many ids the model beside a tokenizer.json can give; 0 if there is none, as with a tokenizer on its own.
+
+    Models have more rows than their tokenizer has tokens, because the size is rounded up.
+    """
+    config = file.parent / "config.json"
+    if not config.is_file():
+        return 0
+    try:
+        num_rows = msgspec.json.decode(config.read_bytes(), type=_ConfigJson).vocab_size
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"{config} is no config.json: {error}") from error
+    return num_rows and max(num_rows, vocabulary.size)
 
 
 def load_vocabulary(file: Path) -> Vocabulary:

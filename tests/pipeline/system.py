@@ -115,6 +115,14 @@ class System:
         for gateway in self.of(Stage.GATEWAY):
             _until_equal(self.instance_ids, functools.partial(_ready_members, self.url_of(gateway), self.headers))
 
+    def wait_until_sees(self, instance_id: str) -> None:
+        """Returns when the oldest gateway sees this instance ready, whoever started it."""
+
+        def seen() -> set[str]:
+            return _ready_members(self.url, self.headers) & {instance_id}
+
+        _until_equal({instance_id}, seen)
+
     def at_rest(self) -> None:
         """Returns when no instance holds anything of any request."""
         self.observer.wait_for_rest(self.instance_ids)

@@ -25,6 +25,7 @@ from wire.messages import Stage
 API_KEY = f"api-key-{secrets.token_hex(8)}"
 FILE_KEY = f"file-key-{secrets.token_hex(8)}"
 WRONG_KEY = f"wrong-key-{secrets.token_hex(8)}"
+PRIVATE = f"private-{secrets.token_hex(8)}"  # what a client writes is nobody else's business either
 CHAT: dict[str, Any] = {
     "model": "demo",
     "messages": [{"role": "user", "content": "What is the capital of France?"}],
@@ -128,6 +129,8 @@ def make_noise(system: System) -> str:
     refused = chat(system, WRONG_KEY)
     assert refused.status_code == 401
     answers = [refused, chat(system, API_KEY), chat(system, FILE_KEY, temperature=-1)]
+    for fields in ({}, {"temperature": PRIVATE}, {"max_tokens": 10**6}, {"stop": PRIVATE}, {"stream": True}):
+        assert chat(system, API_KEY, **{"messages": [{"role": "user", "content": PRIVATE}]} | fields).content
     for method, path, body in [
         ("POST", "/generate", b"{"),
         ("POST", "/generate", b'{"text": "x", "sampling_params": {"max_new_tokens": 1}}'),
@@ -161,7 +164,7 @@ def test_no_secret_is_seen_anywhere(system: System, broker: SecuredBroker, colle
         "a span": "\n".join(map(str, collector.all_spans())),
     }
     assert "POST /v1/chat/completions" in everything["a log"]
-    for secret in (API_KEY, FILE_KEY, WRONG_KEY, *broker.passwords.values()):
+    for secret in (API_KEY, FILE_KEY, WRONG_KEY, PRIVATE, *broker.passwords.values()):
         for where, text in everything.items():
             assert secret not in text, f"a secret is in {where}"
 

@@ -64,10 +64,10 @@ def ids(*tokens: str) -> list[int]:
 class Rig:
     """A processor, and what it said."""
 
-    def __init__(self, kind: str = "byte_level", max_bytes: int = 1 << 20) -> None:
+    def __init__(self, kind: str = "byte_level", max_bytes: int = 1 << 20, num_ids: int = 0) -> None:
         self.metrics = DetokenizerMetrics(CollectorRegistry())
         self.table = AttemptTable(HopSpans(Tracing("", 1.0, Stage.DETOKENIZER, "d"), "m", "s"))
-        self.processor = BatchProcessor(lambda: ME, vocabulary(kind), self.table, self.metrics, max_bytes)
+        self.processor = BatchProcessor(lambda: ME, vocabulary(kind), self.table, self.metrics, max_bytes, num_ids)
 
     def run(self, message: TokenBatch) -> Outcome:
         return self.processor.process(message, NOW_NS)
@@ -353,3 +353,16 @@ def test_a_stream_that_is_cut_anywhere_and_resumed_ends_up_the_same(
         for _, message in Rig().run(rest).texts:
             received.apply(message)
     assert received.seen() == undisturbed.seen()
+
+
+def test_an_id_that_the_model_does_not_have_ends_its_stream_and_no_other() -> None:
+    rig = Rig(num_ids=1000)
+    outcome = rig.run(batch([(7, 0, [*ids("a"), 1000]), (8, 0, ids("b"))], opens=[opened(7, 1), opened(8, 2)]))
+    ((gateway_id, failed),) = outcome.failures
+    assert gateway_id == GATEWAY.instance_id
+    assert (failed.key, failed.is_retryable) == (1, True)
+    assert failed.message == "the worker gave the token id 1000, and the model has 1000 ids"
+    ((_, text_batch),) = outcome.texts
+    assert text_batch.texts == ["b"]
+    assert rig.metrics.counts["nonsense_ids"] == 1
+    assert rig.table.num_streams == 1

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from detokenizer_svc.byte_level import ByteLevelVocabulary
-from detokenizer_svc.tokenizer_file import find_tokenizer_file, is_byte_level, load_vocabulary
+from detokenizer_svc.tokenizer_file import find_tokenizer_file, is_byte_level, load_vocabulary, num_ids_of
 from tests.unit.detokenizer_svc import tiny_tokenizers as tiny
 from wire.checkpoint import CheckpointError
 
@@ -56,3 +56,23 @@ def test_only_a_byte_level_decoder_alone_is_byte_level() -> None:
     assert not is_byte_level({"type": "Sequence", "decoders": []})
     assert not is_byte_level({"type": "Sequence", "decoders": [byte_level, {"type": "Fuse"}]})
     assert not is_byte_level({"type": "Metaspace"})
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [('{"vocab_size": 100000}', 100000), ('{"vocab_size": 1}', "the tokenizer's"), ("{}", 0), (None, 0)],
+)
+def test_a_model_has_as_many_ids_as_its_config_says_and_no_fewer_than_its_tokenizer(
+    folder: Path, config: str | None, expected: int | str
+) -> None:
+    if config is not None:
+        (folder / "config.json").write_text(config, encoding="utf-8")
+    vocabulary = load_vocabulary(folder / "tokenizer.json")
+    count = vocabulary.size if expected == "the tokenizer's" else expected
+    assert num_ids_of(folder / "tokenizer.json", vocabulary) == count
+
+
+def test_a_config_that_is_none_is_refused_by_name(folder: Path) -> None:
+    (folder / "config.json").write_text("[", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        num_ids_of(folder / "tokenizer.json", load_vocabulary(folder / "tokenizer.json"))
