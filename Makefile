@@ -8,13 +8,14 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check format-check lint types imports bench fmt train-demo clean
+.PHONY: help install serve test soak check format-check lint types imports bench fmt train-demo clean
 
 help:
 	@echo "make serve       start NATS and every stage with the demo model on http://127.0.0.1:30000"
 	@echo "make test        run the tests"
 	@echo "make check       what CI runs: format, lint, types, import rules, tests"
 	@echo "make fmt         format and fix what can be fixed"
+	@echo "make soak        disturb a system at random for an hour; ARGS=\"--minutes 5\" for less"
 	@echo "make bench       measure what the pipeline itself costs"
 	@echo "make train-demo  train the demo model anew"
 	@echo "make clean       remove .venv and every cache"
@@ -51,6 +52,9 @@ imports: $(INSTALLED)
 fmt: $(INSTALLED)
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
+
+soak: $(INSTALLED)
+	$(BIN)/python -m tests.chaos.soak $(ARGS)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m bench.pipeline $(ARGS)

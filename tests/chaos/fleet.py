@@ -5,7 +5,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -48,7 +48,7 @@ class Fleet(System):
         self._link_of: dict[int, Link] = {}
         self._metrics_url: dict[int, str] = {}
         self._clients: dict[str, Client] = {}
-        self._absent: set[str] = set()  # stopped or cut off: they run, but nobody can see them
+        self._absent: set[str] = set()  # stopped, cut off or leaving: they run, but nobody can use them
 
     def launch(self, stage: Stage, *, inherited_fds: Sequence[int] = (), **settings: object) -> LoggedProcess:
         """Starts an instance, and does not wait for it."""
@@ -75,9 +75,9 @@ class Fleet(System):
         """The running instances that others can see, oldest first."""
         return [instance for instance in self.of(stage) if instance.instance_id not in self._absent]
 
-    async def replenish(self) -> None:
+    async def replenish(self, stages: Iterable[Stage] = Stage) -> None:
         """Starts what is missing; returns when every gateway knows."""
-        missing = {stage: INSTANCES_PER_STAGE - len(self.of(stage)) for stage in Stage}
+        missing = {stage: INSTANCES_PER_STAGE - len(self.of(stage)) for stage in stages}
         launched = [(stage, self.launch(stage)) for stage, count in missing.items() for _ in range(count)]
         for stage, process in launched:
             await asyncio.to_thread(self.joined, stage, process)
@@ -85,10 +85,9 @@ class Fleet(System):
 
     async def until_known(self) -> None:
         """Returns when every gateway that can be seen sees exactly the instances that can be seen, ready."""
-        expected = self.instance_ids - self._absent
         for gateway in self.present(Stage.GATEWAY):
             deadline = time.monotonic() + _ENOUGH_S
-            while (seen := await self._seen_by(gateway)) != expected:
+            while (seen := await self._seen_by(gateway)) != (expected := self.instance_ids - self._absent):
                 assert time.monotonic() < deadline, f"{gateway.instance_id} sees {seen}, expected {expected}"
                 await asyncio.sleep(_POLL_S)  # a gateway's table has no event to wait for from outside
 
@@ -116,6 +115,7 @@ class Fleet(System):
 
     def drain(self, instance: StageInstance) -> None:
         """SIGTERM: it finishes or hands over what it holds, and leaves."""
+        self._absent.add(instance.instance_id)
         instance.process.popen.terminate()
 
     def pause(self, instance: StageInstance) -> None:

@@ -1,33 +1,21 @@
 """Streams in flight at once, and an injection at the very moment when a client has seen what it waits for."""
 
 import asyncio
-import enum
 from collections.abc import Callable, Sequence
 
 from tests.chaos.asks import Ask
 from tests.chaos.clients import ChaosStream
 from tests.chaos.equality import differences
 from tests.chaos.fleet import Fleet
+from tests.chaos.moments import MIDDLE_TOKENS, Moment, is_at
 from tests.pipeline.system import StageInstance
 from wire.messages import Stage
 
 Expected = dict[Ask, ChaosStream]
 """What every ask gives when nothing happens."""
 
-_MIDDLE_TOKENS = 50
 _NUM_PILOTS = 4
-_BEGUN_TOKENS = 10
 _ENOUGH_S = 120.0
-
-
-class Moment(enum.Enum):
-    """Where in its output a stream is when the fault falls."""
-
-    BEFORE_FIRST_TOKEN = "before the first token"
-    MIDDLE = "in the middle"
-    LAST_TOKEN = "on the last token"
-    INSIDE_CHARACTER = "inside a character"
-    INSIDE_STOP_STRING = "inside a stop string"
 
 
 class Run:
@@ -88,17 +76,12 @@ class Run:
         streams = self.streams
         if moment is Moment.BEFORE_FIRST_TOKEN:
             return sum(stream.is_open for stream in streams) > len(streams) // 2
-        if moment is Moment.LAST_TOKEN:
-            return any(
-                0 <= expected[stream.ask].num_tokens - stream.num_tokens <= 1 and not stream.is_over
-                for stream in streams
-                if stream.ask.kind in ("greedy", "sampled", "characters")
-            )
+        if not all(stream.num_tokens for stream in streams):
+            return False  # a prompt may be computed twice until its first token has come, and never after that
         if moment is Moment.MIDDLE:
-            return all(stream.is_over or stream.num_tokens >= _MIDDLE_TOKENS for stream in streams)
-        kind = "characters" if moment is Moment.INSIDE_CHARACTER else "stops"
-        inside = [s for s in streams if s.ask.kind == kind and s.is_holding and s.num_tokens >= _BEGUN_TOKENS]
-        return len(inside) >= max(1, len(streams) // 16)
+            return all(stream.is_over or stream.num_tokens >= MIDDLE_TOKENS for stream in streams)
+        num_wanted = 1 if moment is Moment.LAST_TOKEN else max(1, len(streams) // 16)
+        return sum(is_at(moment, stream, expected[stream.ask]) for stream in streams) >= num_wanted
 
 
 async def undisturbed(fleet: Fleet, asks: Sequence[Ask]) -> Expected:

@@ -12,7 +12,8 @@ from tests.chaos.asks import Ask, many_of, mixture
 from tests.chaos.conftest import Twins
 from tests.chaos.faults import BROKER_RESTART, Action, Fault
 from tests.chaos.fleet import Fleet
-from tests.chaos.run import Expected, Moment, Run, assert_equal
+from tests.chaos.moments import Moment
+from tests.chaos.run import Expected, Run, assert_equal
 from wire.messages import Stage
 
 NUM_STREAMS = 32

@@ -1,0 +1,205 @@
+"""Random faults under continuous streams, for as long as told: `python -m tests.chaos.soak --minutes 60 --seed 1`.
+
+Exits with 0 only if every admitted stream was completed and equal to its undisturbed twin.
+"""
+
+import argparse
+import asyncio
+import itertools
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.chaos.asks import mixture
+from tests.chaos.clients import ChaosStream
+from tests.chaos.equality import differences, is_beginning
+from tests.chaos.faults import BROKER_RESTART, Action, Fault
+from tests.chaos.fleet import Fleet, running_fleet
+from tests.chaos.moments import Moment, is_at
+from tests.chaos.run import Expected, undisturbed
+from tests.chaos.soak_report import SoakReport
+from tests.pipeline.system import StageInstance
+from wire.messages import Stage
+
+FAULTS = [
+    *(Fault(action, stage) for action in (Action.KILL, Action.PAUSE, Action.DRAIN) for stage in Stage),
+    Fault(Action.FREEZE, Stage.WORKER),
+    Fault(Action.CUT, Stage.WORKER),
+    BROKER_RESTART,
+]
+_ASKS_PER_STREAM = 4
+_HIT_S = 0.5
+_QUIET_S = 0.3
+_POLL_S = 0.02
+_MOMENT_S = 1.0
+_ENOUGH_S = 60.0
+
+
+class Soak:
+    """Streams that never stop coming, and one fault after the other."""
+
+    def __init__(self, fleet: Fleet, expected: Expected, chance: random.Random, num_streams: int) -> None:
+        self.report = SoakReport()
+        self._fleet = fleet
+        self._expected = expected
+        self._asks = list(expected)
+        self._chance = chance
+        self._num_streams = num_streams
+        self._in_flight: set[ChaosStream] = set()
+        self._killed: set[str] = set()
+        self._leaving: set[str] = set()
+        self._is_over = False
+        self._gate = asyncio.Event()
+        self._gate.set()
+        self._replacing: dict[Stage, asyncio.Task[None]] = {}
+        self._repairs_of: dict[str, dict[str, float]] = {}
+
+    async def run(self, until: float, max_faults: int) -> None:
+        """Ends at the time, or after the faults, and then when the last stream has ended."""
+        readers = [asyncio.create_task(self._keep_reading()) for _ in range(self._num_streams)]
+        while time.monotonic() < until and self.report.faults.total() < max_faults:
+            await self._disturb(self._chance.choice(FAULTS))
+        self._is_over = True
+        await asyncio.gather(*readers, *self._replacing.values())
+        await self._note_repairs()
+        self.report.repairs.update({cause: int(n) for of in self._repairs_of.values() for cause, n in of.items()})
+
+    async def _keep_reading(self) -> None:
+        while not self._is_over:
+            await self._gate.wait()
+            gateway = self._chance.choice(self._fleet.present(Stage.GATEWAY))
+            ask = self._chance.choice(self._asks)
+            stream = ChaosStream(ask, self._fleet.client(gateway), gateway.instance_id, lambda _: None)
+            self._in_flight.add(stream)
+            await stream.read()
+            self._in_flight.remove(stream)
+            self._judge(stream)
+
+    def _judge(self, stream: ChaosStream) -> None:
+        report, twin = self.report, self._expected[stream.ask]
+        if stream.error is not None and stream.gateway_id in self._killed and is_beginning(stream, twin):
+            report.num_cut_off += 1
+        elif stream.error is not None and not stream.is_open and stream.gateway_id in self._leaving:
+            report.num_turned_away += 1
+        else:
+            report.num_streams += 1
+            found = differences(stream, twin)
+            report.differences += found
+            report.num_equal += not found
+            report.num_failed += stream.error is not None
+            report.num_unequal += bool(found) and stream.error is None
+
+    async def _disturb(self, fault: Fault) -> None:
+        if fault.stage in self._replacing:
+            await self._replacing.pop(fault.stage)
+        await self._until(self._is_settled)
+        victim = None if fault.stage is None else await self._fleet.busiest(fault.stage)
+        if fault.leaves_workers:  # nothing new may begin, so that whatever is prefilled now is prefilled twice
+            self._gate.clear()
+            await self._until(self._is_settled)
+        await self._note_repairs()
+        taken_before = await self._fleet.num_prompt_tokens_taken()
+        await self._at_a_moment(None if fault.leaves_workers else self._chance.choice(list(Moment)))
+        await self._strike(fault, victim)
+        if fault.leaves_workers:
+            self.report.repeated[fault.name] += round(await self._fleet.num_prompt_tokens_taken() - taken_before)
+            self._gate.set()
+
+    async def _strike(self, fault: Fault, victim: StageInstance | None) -> None:
+        self.report.faults[fault.name] += 1
+        if victim is not None and fault.stage is Stage.GATEWAY:
+            {Action.KILL: self._killed, Action.DRAIN: self._leaving}.get(fault.action, set()).add(victim.instance_id)
+        struck_at = time.monotonic()
+        hit = tuple(self._in_flight)
+        fault.strike(self._fleet, victim)
+        if fault.stage is not None and fault.action in (Action.KILL, Action.DRAIN):
+            self._replacing[fault.stage] = asyncio.create_task(self._replace(fault, fault.stage, victim))
+        if fault.action is not Action.DRAIN:
+            await fault.mend(self._fleet, victim)
+        await self._until(lambda: all(_goes_on_since(struck_at + _QUIET_S, stream) for stream in hit))
+        pauses = [pause for stream in hit if (pause := _pause_since(struck_at, stream)) >= _HIT_S]
+        self.report.pauses[fault.name] += pauses
+
+    async def _replace(self, fault: Fault, stage: Stage, victim: StageInstance | None) -> None:
+        if fault.action is Action.DRAIN:
+            await fault.mend(self._fleet, victim)
+        await self._fleet.replenish([stage])
+
+    async def _at_a_moment(self, moment: Moment | None) -> None:
+        """Waits until some stream is there, unless that takes too long."""
+        latest = time.monotonic() + self._chance.uniform(0, _MOMENT_S)
+        while time.monotonic() < latest:
+            if moment and any(is_at(moment, stream, self._expected[stream.ask]) for stream in self._in_flight):
+                self.report.moments[moment.value] += 1
+                return
+            await asyncio.sleep(_POLL_S)
+        self.report.moments["at any time"] += 1
+
+    def _is_settled(self) -> bool:
+        """Every stream has begun and none is in a pause."""
+        now = time.monotonic()
+        return all(stream.num_tokens and now - stream.arrivals[-1][0] < _HIT_S for stream in tuple(self._in_flight))
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _ENOUGH_S
+        while not holds():
+            assert time.monotonic() < deadline, "streams do not go on"
+            await asyncio.sleep(_POLL_S)
+
+    async def _note_repairs(self) -> None:
+        """A gateway's counters end with it, so they are kept."""
+        for gateway in self._fleet.present(Stage.GATEWAY):
+            page = await self._fleet.series(gateway)
+            self._repairs_of[gateway.instance_id] = {
+                labels: value
+                for (name, labels), value in page.items()
+                if name == "millrace_gateway_attempts_total" and 'cause="new"' not in labels
+            }
+
+
+def _goes_on_since(moment: float, stream: ChaosStream) -> bool:
+    return stream.is_over or (bool(stream.arrivals) and stream.arrivals[-1][0] > moment)
+
+
+def _pause_since(struck_at: float, stream: ChaosStream) -> float:
+    """The longest time without anything new that was not over when the fault fell."""
+    moments = [at for at, _ in stream.arrivals]
+    pauses = [late - early for early, late in itertools.pairwise(moments) if late > struck_at]
+    return max(pauses, default=0.0)
+
+
+async def soak(fleet: Fleet, minutes: float, max_faults: int, seed: int, num_streams: int) -> SoakReport:
+    """Learns what the asks give, then disturbs."""
+    expected: Expected = {}
+    asks = mixture(_ASKS_PER_STREAM * num_streams)
+    for first in range(0, len(asks), num_streams):
+        expected |= await undisturbed(fleet, asks[first : first + num_streams])
+    running = Soak(fleet, expected, random.Random(seed), num_streams)
+    try:
+        await running.run(time.monotonic() + 60 * minutes, max_faults)
+    finally:
+        await fleet.close_clients()
+        print(running.report.text())
+    await fleet.replenish()
+    fleet.at_rest()
+    return running.report
+
+
+def main() -> None:
+    """Runs a soak and prints its tables."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=60.0, help="how long, at most")
+    parser.add_argument("--faults", type=int, default=sys.maxsize, help="how many, at most")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of faults and asks")
+    parser.add_argument("--streams", type=int, default=32, help="how many at a time")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, running_fleet(Path(folder)) as fleet:
+        report = asyncio.run(soak(fleet, given.minutes, given.faults, given.seed, given.streams))
+    sys.exit(not report.is_flawless)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""What a soak has seen, and how it is shown."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class SoakReport:
+    """Counts. A stream that its gateway took along into death counts apart: nobody is left to finish it."""
+
+    faults: Counter[str] = field(default_factory=Counter)
+    moments: Counter[str] = field(default_factory=Counter)
+    num_streams: int = 0
+    num_equal: int = 0
+    num_failed: int = 0
+    num_unequal: int = 0
+    num_cut_off: int = 0
+    num_turned_away: int = 0
+    repairs: Counter[str] = field(default_factory=Counter)
+    pauses: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    repeated: Counter[str] = field(default_factory=Counter)
+    differences: list[str] = field(default_factory=list)
+
+    @property
+    def is_flawless(self) -> bool:
+        """Every admitted stream was completed and equal, and what need not be computed twice was not."""
+        has_run = self.num_streams > 0 and self.faults.total() > 0
+        return has_run and self.num_equal == self.num_streams and not any(self.repeated.values())
+
+    def text(self) -> str:
+        """The tables."""
+        lines = [f"{'fault':<28}{'injected':>9}{'hit':>7}{'p50 s':>8}{'p99 s':>8}{'max s':>8}{'prefill repeated':>18}"]
+        for kind in sorted(self.faults):
+            pauses = self.pauses[kind]
+            shown = "".join(f"{percentile(pauses, share):>8.2f}" for share in (0.5, 0.99, 1.0))
+            repeated = str(self.repeated[kind]) if kind in self.repeated else "-"
+            lines.append(f"{kind:<28}{self.faults[kind]:>9}{len(pauses):>7}{shown}{repeated:>18}")
+        by_moment = ", ".join(f"{count} {moment}" for moment, count in sorted(self.moments.items()))
+        repairs = ", ".join(f"{count} {cause}" for cause, count in sorted(self.repairs.items()))
+        return "\n".join(
+            [
+                *lines,
+                f"faults injected: {self.faults.total()} ({by_moment})",
+                f"streams run: {self.num_streams}, equal: {self.num_equal}, unequal: {self.num_unequal}, "
+                f"failed: {self.num_failed}",
+                f"beside these, cut off by their gateway's death: {self.num_cut_off}, "
+                f"turned away by a gateway that was leaving: {self.num_turned_away}",
+                f"attempts after the first: {sum(self.repairs.values())} ({repairs})",
+                *self.differences[:20],
+            ]
+        )
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that so much of all does not exceed; nothing of nothing."""
+    if not values:
+        return math.nan
+    return sorted(values)[math.ceil(share * len(values)) - 1]

@@ -1,0 +1,88 @@
+"""The soak runs, and its judge sees what is wrong."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.chaos.asks import greedy
+from tests.chaos.clients import ChaosStream, Client, Shown, StreamError
+from tests.chaos.equality import differences, is_beginning
+from tests.chaos.fleet import Fleet
+from tests.chaos.soak import soak
+from tests.chaos.soak_report import SoakReport, percentile
+
+ANSWER = "Bonn. "
+IDS = [5, 6, 7]
+LOGPROBS = [-0.25, -1.5, -2.0]
+
+
+async def test_a_short_soak_is_flawless(fleet: Fleet) -> None:
+    report = await soak(fleet, minutes=2, max_faults=3, seed=1, num_streams=8)
+    assert report.faults.total() == 3
+    assert report.is_flawless, report.text()
+
+
+def stream() -> ChaosStream:
+    """One that has been read, and would never be read again."""
+    client = Client("http://127.0.0.1:9", {})
+    read = ChaosStream(greedy(1), client, "gateway-1", lambda _: None)
+    shown = Shown(ANSWER, list(IDS), list(LOGPROBS), {"type": "length", "length": 3}, len(IDS))
+    read.choices, read.usage = {0: shown}, {"prompt_tokens": 4, "completion_tokens": 3}
+    return read
+
+
+def set_error(disturbed: ChaosStream) -> None:
+    disturbed.error = StreamError("gone")
+
+
+SPOILERS: list[Callable[[ChaosStream], object]] = [
+    set_error,
+    lambda disturbed: disturbed.choices[0].token_ids.append(7),
+    lambda disturbed: setattr(disturbed.choices[0], "text", ANSWER[:-1]),
+    lambda disturbed: setattr(disturbed.choices[0], "finish", {"type": "stop", "matched": 2}),
+    lambda disturbed: disturbed.choices[0].logprobs.__setitem__(1, -1.501),
+    lambda disturbed: disturbed.choices.update({1: Shown()}),
+    lambda disturbed: disturbed.usage.update(completion_tokens=4),
+]
+
+
+def test_equal_streams_have_no_differences_and_rounding_is_none() -> None:
+    disturbed = stream()
+    disturbed.choices[0].logprobs[0] += 1e-9
+    assert differences(disturbed, stream()) == []
+
+
+@pytest.mark.parametrize("spoil", SPOILERS)
+def test_whatever_differs_is_seen(spoil: Callable[[ChaosStream], object]) -> None:
+    disturbed = stream()
+    spoil(disturbed)
+    assert len(differences(disturbed, stream())) == 1
+
+
+def test_a_stream_that_was_cut_off_must_have_shown_a_beginning() -> None:
+    cut_off = stream()
+    cut_off.choices[0].text, cut_off.choices[0].token_ids = "Bo", [5]
+    assert is_beginning(cut_off, stream())
+    cut_off.choices[0].text = "Bo Bo"
+    assert not is_beginning(cut_off, stream())
+
+
+def report_of(num_faults: int = 1, num_streams: int = 2, num_equal: int = 2, num_repeated: int = 0) -> SoakReport:
+    report = SoakReport(num_streams=num_streams, num_equal=num_equal)
+    report.faults["restart the broker"] = num_faults
+    report.repeated["restart the broker"] = num_repeated
+    return report
+
+
+def test_a_soak_is_flawless_if_all_streams_were_equal_and_no_prefill_was_repeated() -> None:
+    assert report_of().is_flawless
+
+
+@pytest.mark.parametrize("flaw", [{"num_faults": 0}, {"num_streams": 3}, {"num_repeated": 1}])
+def test_whatever_is_missing_from_a_flawless_soak_is_a_flaw(flaw: dict[str, int]) -> None:
+    assert not report_of(**flaw).is_flawless
+
+
+def test_percentiles_are_measured_values() -> None:
+    values = [float(value) for value in range(1, 101)]
+    assert [percentile(values, share) for share in (0.5, 0.99, 1.0)] == [50, 99, 100]
