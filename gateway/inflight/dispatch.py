@@ -121,10 +121,12 @@ class Dispatcher:
         )
 
     def _excluded_workers(self, generation: Generation) -> tuple[str, ...]:
-        """Workers that failed this request, unless there are no others."""
+        """Who failed this request, unless there is nobody else.
+
+        Those that are lost here count too: the tokenizer may not have missed them yet.
+        """
         workers = {member.instance_id for member in self.ready(Stage.WORKER)}
-        suspects = workers & generation.suspects
-        return tuple(sorted(suspects)) if suspects != workers else ()
+        return tuple(sorted(generation.suspects)) if workers - generation.suspects else ()
 
     def _preferred_detokenizers(self, suspects: set[str]) -> list[Member]:
         """Few per gateway, so that batches do not fragment: the highest by rendezvous hashing (Thaler, 1996)."""

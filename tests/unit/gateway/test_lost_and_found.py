@@ -165,6 +165,7 @@ async def test_a_dead_worker_is_replaced_and_excluded(make_scene: MakeScene, nat
     await scene.lose(dead)
 
     assert (await asking).json()["text"] == text_of(NUM_TOKENS)
+    assert scene.pipeline.jobs[1].excluded_workers == (dead.node.instance.instance_id,), "others may not miss it yet"
 
 
 async def test_a_request_waits_for_a_stage_to_come_back(make_scene: MakeScene, nats_url: str) -> None:
