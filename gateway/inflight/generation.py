@@ -99,6 +99,11 @@ class Attempt:
         """Who must answer for the request now."""
         return self.worker_id or self.tokenizer_id
 
+    @property
+    def is_asking(self) -> bool:
+        """A re-attachment that its worker has not answered."""
+        return self.is_reattachment and self.accept_by is not None
+
 
 @dataclass(slots=True, eq=False)
 class Generation:

@@ -51,7 +51,7 @@ class Recovery:
         self._in_flight = in_flight
         self._members = members
         self._counters = counters
-        self._resume_timeout_s = resume_timeout_s
+        self._resume_timeout_s = resume_timeout_s if is_enabled else 0.0
         self._fail = on_failed
         self._on_attempt_ended = on_attempt_ended
         self._clock = clock
@@ -159,7 +159,7 @@ class Recovery:
             if message.sender.instance_id == generation.attempt.detokenizer_id:
                 self.repair(generation, Cause.DETOKENIZER_LEFT, suspect_id=generation.attempt.detokenizer_id)
             else:
-                self.repair(generation, Cause.NOT_HELD if generation.attempt.is_reattachment else Cause.RELEASED)
+                self.repair(generation, Cause.NOT_HELD if generation.attempt.is_asking else Cause.RELEASED)
 
     def unreachable(self, key: int) -> None:
         """Nobody listens where the job was sent."""
@@ -263,7 +263,7 @@ class Recovery:
             self.abandon(generation)
         else:
             generation.held = held
-            self._strangers.expect(attempt.key, self._clock())
+            self._strangers.expect((attempt.key, held.key), self._clock())
             if self._members.get(attempt.detokenizer_id) is not None:
                 self.outbox.aborts.append((attempt.detokenizer_id, attempt.key))
         self._in_flight.end_attempt(generation)
@@ -286,6 +286,7 @@ class Recovery:
     def park(self, generation: Generation, missing: Stage) -> None:
         """There is nobody to send to: waits, up to the resume timeout. That is no failure of the request's."""
         now = self._clock()
+        self._strangers.expect([generation.held.key] if generation.held else (), now)  # which goes on meanwhile
         generation.disturbed_since = generation.disturbed_since or now
         waited_s = now - generation.disturbed_since
         if waited_s >= self._resume_timeout_s:

@@ -1,5 +1,7 @@
 """Keys that some holder reports and nobody here waits for, because an abort was lost or is still on its way."""
 
+from collections.abc import Iterable
+
 ANSWER_INTERVAL_S = 3.0
 
 
@@ -9,19 +11,27 @@ class Strangers:
     def __init__(self) -> None:
         self._answered_at: dict[int, float] = {}
 
-    def expect(self, key: int, now: float) -> None:
-        """A holder may name this key a while longer, and is right to: it is answered in another way."""
-        self._answered_at.pop(key, None)
-        self._answered_at[key] = now
+    def __len__(self) -> int:
+        return len(self._answered_at)
+
+    def expect(self, keys: Iterable[int], now: float) -> None:
+        """A holder may name these keys a while longer, and is right to: they are answered in another way."""
+        self._prune(now)
+        for key in keys:
+            self._answered_at.pop(key, None)
+            self._answered_at[key] = now
 
     def is_due(self, key: int, now: float) -> bool:
         """Whether this key is to be answered now: not again within a few seconds, since the answer goes to all."""
-        while self._answered_at:
-            oldest = next(iter(self._answered_at))
-            if now - self._answered_at[oldest] < ANSWER_INTERVAL_S:
-                break
-            del self._answered_at[oldest]
+        self._prune(now)
         if key in self._answered_at:
             return False
         self._answered_at[key] = now
         return True
+
+    def _prune(self, now: float) -> None:
+        while self._answered_at:
+            oldest = next(iter(self._answered_at))
+            if now - self._answered_at[oldest] < ANSWER_INTERVAL_S:
+                return
+            del self._answered_at[oldest]

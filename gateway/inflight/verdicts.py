@@ -57,7 +57,7 @@ def overdue(
 def is_crash(attempt: Attempt, cause: Cause, members: MemberTable, now: float) -> bool:
     """Whether the worker may have died of it. A dead one is silent before it counts as dead; and then it is asked once
     more for what it had, which makes no second death of it."""
-    if attempt.is_reattachment and attempt.accept_by is not None:
+    if attempt.is_asking:
         return False
     worker = members.get(attempt.worker_id) if cause in _SILENCES else None
     return cause in _CRASHES or (worker is not None and now - worker.heard_at > _BEAT_S)
