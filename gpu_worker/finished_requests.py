@@ -39,6 +39,11 @@ class FinishedRequests:
         """Its last row waits to be sent."""
         self._waiting.append(FinishedRequest(request.job.key, request.job.gateway, request.num_output_tokens))
 
+    def discard(self, key: int) -> None:
+        """It goes on under another key: of this one nothing is on its way any more that anybody waits for."""
+        self._waiting = [finished for finished in self._waiting if finished.key != key]
+        self._sent = deque((seq, finished) for seq, finished in self._sent if finished.key != key)
+
     def note_sent(self, batch_seq: int) -> None:
         """Everything that waited has been sent, the last of it in this batch."""
         if self._waiting:

@@ -91,11 +91,13 @@ class ResultRouter:
         return True
 
     def discard(self, request: HeldRequest, streams: Iterable[Stream]) -> None:
-        """Forgets the waiting rows of these streams of a request."""
+        """Forgets the waiting rows of these streams of a request, and of one that has ended that they wait."""
         channel = self.channels.get(request.job.detokenizer.instance_id)
         if channel is not None:  # none was needed yet, or its detokenizer is lost
             for stream in streams:
                 channel.discard(stream.stream_id)
+            if not request.streams:
+                channel.finished.discard(request.job.key)
 
     def prune(self, members: MemberTable) -> None:
         """Forgets the channels that nobody needs, to detokenizers that nobody hears: a late row makes one again."""

@@ -105,3 +105,33 @@ def test_a_member_keeps_its_channel() -> None:
     channel = rig.router.channel(DETOKENIZER)
     rig.router.prune(members)
     assert rig.router.channel(DETOKENIZER) is channel
+
+
+def test_what_goes_on_elsewhere_before_it_was_sent_is_not_reported_for_ever() -> None:
+    rig = Rig()
+    (stream,) = rig.hold(7)
+    channel = rig.router.channel(DETOKENIZER)
+    channel.add(TokenRow(stream, 0, [1]))
+    request = rig.held.get(7)
+    assert request is not None
+    rig.held.end(rig.held.streams[stream], None)
+    channel.finish(request)
+    assert rig.finished() == [7]
+    rig.router.discard(request, request.ended)
+    assert rig.finished() == []
+    rig.router.prune(MemberTable(1e9))
+    assert rig.router.channels == {}
+
+
+def test_what_goes_on_elsewhere_takes_no_others_along() -> None:
+    rig = Rig()
+    channel = rig.router.channel(DETOKENIZER)
+    for key in (7, 8):
+        (stream,) = rig.hold(key)
+        channel.add(TokenRow(stream, 0, [1]))
+        request = rig.held.get(key)
+        assert request is not None
+        rig.held.end(rig.held.streams[stream], None)
+        channel.finish(request)
+    rig.router.discard(request, request.ended)
+    assert rig.finished() == [7]
