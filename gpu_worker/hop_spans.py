@@ -45,15 +45,18 @@ class HopSpans:
         self._open = self._start("decode", first_token_ns, {})
 
     def move(self, job: GenerateJob, now_ns: int) -> None:
-        """The request goes on under another attempt: so does what is under way, as a span below that attempt's."""
+        """The request goes on under another attempt: so does what is under way, as a span below that attempt's.
+
+        Of what had ended something is sent again: that is a span too, for the caller to finish.
+        """
         self._job = job
         if self._tracing.is_enabled:
             self._end(now_ns)
             self._open = self._start("decode" if self._is_prefilled else "queue", now_ns, self._attributes())
 
     def finish(self, reasons: list[str], num_output_tokens: int, finished_ns: int) -> None:
-        """The last stream has ended."""
-        if self._tracing.is_enabled:
+        """The last stream has ended, or its request was aborted: closes what is under way, if that is still open."""
+        if self._open.is_recording():
             self._open.set_attribute("gen_ai.response.finish_reasons", reasons)
             self._open.set_attribute("gen_ai.usage.output_tokens", num_output_tokens)
             self._open.end(end_time=finished_ns)
@@ -78,4 +81,5 @@ class HopSpans:
 
     def _end(self, end_ns: int) -> None:
         self._previous_hop = traceparent_of(self._open)
-        self._open.end(end_time=end_ns)
+        if self._open.is_recording():
+            self._open.end(end_time=end_ns)

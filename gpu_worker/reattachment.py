@@ -44,6 +44,8 @@ def reattach(held: HeldRequests, router: ResultRouter, message: Reattach, now_ns
             router.channel(job.detokenizer).add(_row_from(stream, point))
     if not request.streams:
         router.channel(job.detokenizer).finish(request)
+        reasons = [stream.finish.reason.value for stream in request.ended if stream.finish]
+        request.spans.finish(reasons, request.num_output_tokens, now_ns)
     return request
 
 

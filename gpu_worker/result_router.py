@@ -1,5 +1,6 @@
 """From the engine's step results to rows for each detokenizer, and to the requests that they finish."""
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -69,11 +70,12 @@ class ResultRouter:
             start = end
         return broken
 
-    def drop(self, key: int) -> bool:
+    def drop(self, key: int, reason: str = FinishReason.ABORT) -> bool:
         """Forgets a request and what waits to be sent of it."""
         request = self._held.get(key)
         if request is not None:
             self.discard(request, list(request.streams.values()))
+            request.spans.finish([reason], request.num_output_tokens, time.time_ns())
         return self._held.drop(key)
 
     def stop(self, key: int, choice: int) -> bool:
@@ -85,6 +87,8 @@ class ResultRouter:
         self.discard(request, stopped)
         for stream in stopped:
             self._held.end(stream, None)
+        if not request.streams:
+            request.spans.finish([FinishReason.STOP], request.num_output_tokens, time.time_ns())
         channel = self.channels.get(request.job.detokenizer.instance_id)
         if channel is not None and not request.streams:
             channel.finish(request)  # its other choices have ended by themselves
@@ -114,7 +118,7 @@ class ResultRouter:
     ) -> None:
         if finish is not None and finish.reason == "error":
             broken.append(BrokenRequest(stream.request, finish.message))
-            self.drop(stream.request.job.key)
+            self.drop(stream.request.job.key, finish.reason)
         else:
             self._add_row(stream, sequence, row, finish)
 
