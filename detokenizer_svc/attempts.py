@@ -38,6 +38,12 @@ class Attempt:
         return self.settings.gateway
 
     @property
+    def progress(self) -> tuple[int, int]:
+        """Ids taken in, and sequences begun: changes with whatever comes of this attempt."""
+        num_open = sum(open_stream.stream.next_index for open_stream in self.open.values())
+        return self.num_output_tokens + num_open, len(self.open) + len(self.ended_choices)
+
+    @property
     def is_over(self) -> bool:
         """Whether every sequence that the attempt was to open has ended."""
         return not self.open and len(self.ended_choices) >= self.settings.num_sequences

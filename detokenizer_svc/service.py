@@ -1,6 +1,7 @@
 """The story of a detokenizer: batches of ids come in from workers, batches of text go out to gateways."""
 
 import asyncio
+import logging
 import time
 from contextlib import suppress
 
@@ -9,7 +10,7 @@ from detokenizer_svc.attempts import AttemptTable
 from detokenizer_svc.batch_run import BatchProcessor, Outcome
 from detokenizer_svc.hop_metrics import DetokenizerMetrics
 from detokenizer_svc.hop_spans import HopSpans
-from detokenizer_svc.orphans import OrphanWatch
+from detokenizer_svc.orphans import ForgottenWatch, OrphanWatch
 from detokenizer_svc.settings import DetokenizerSettings
 from detokenizer_svc.vocabulary import Vocabulary
 from wire import subjects
@@ -31,6 +32,8 @@ from wire.messages import (
 from wire.node import Node
 from wire.presence import Member
 from wire.settings import public_values
+
+log = logging.getLogger(__name__)
 
 _ACK_INTERVAL_S = 0.1
 _SWEEP_INTERVAL_S = 1.0
@@ -63,6 +66,7 @@ class DetokenizerService:
         )
         self._acknowledgements = Acknowledgements()
         self._orphans = OrphanWatch(node.members)
+        self._forgotten = ForgottenWatch()
         self._presence = node.presence(self._heartbeat)
 
     async def start(self) -> None:
@@ -75,6 +79,8 @@ class DetokenizerService:
         await self._node.data.flush()
         await self._node.control.flush()
         self._node.members.on_lost.append(self._on_lost)
+        for bus in (self._node.data, self._node.control):
+            bus.on_connection_change(lambda _: self._forgotten.was_away(self._table.attempts()))
         self._node.background.start(self._acknowledge_in_time())
         self._node.background.start(self._sweep())
         await self._presence.start()
@@ -139,7 +145,13 @@ class DetokenizerService:
 
     async def _sweep(self) -> None:
         while True:
+            slept_at = time.monotonic()
             await asyncio.sleep(_SWEEP_INTERVAL_S)
+            if time.monotonic() - slept_at - _SWEEP_INTERVAL_S > self._node.members.timeout_s:
+                self._forgotten.was_away(self._table.attempts())
+            for key in self._forgotten.forgotten(self._table.attempts()):
+                log.info("nothing more has come of attempt %x since this instance was away", key)
+                self._table.abort(key, None)
             for peer in self._orphans.orphaned(self._table.peers()):
                 self._drop_peer(peer)
 

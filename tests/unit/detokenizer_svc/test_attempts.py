@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from detokenizer_svc.attempts import Attempt, AttemptTable
 from detokenizer_svc.byte_level import ByteLevelVocabulary
-from detokenizer_svc.orphans import ORPHAN_TIMEOUT_S, OrphanWatch
+from detokenizer_svc.orphans import FORGOTTEN_AFTER_S, ORPHAN_TIMEOUT_S, ForgottenWatch, OrphanWatch
 from detokenizer_svc.stream import Stream
 from tests.unit.detokenizer_svc.batches import GATEWAY, WORKER, opened, settings
 from wire.codec import WIRE_LEVEL
@@ -155,6 +155,21 @@ def test_a_peer_that_nobody_hears_is_an_orphan_after_a_while() -> None:
     clock.now = ORPHAN_TIMEOUT_S + 0.1
     assert watch.orphaned([WORKER, GATEWAY]) == [WORKER]
     assert watch.orphaned([]) == []
+
+
+def test_what_has_not_moved_for_long_since_an_absence_was_forgotten() -> None:
+    rig = Rig()
+    watch = ForgottenWatch(rig.clock)
+    for stream_id, key in ((1, 5), (2, 6), (3, 7)):
+        rig.open(opened(stream_id, key, settings(num_sequences=2)))
+    watch.was_away(rig.table.attempts())
+    rig.open(opened(4, 8))
+    rig.table.worker(WORKER).open[2].stream.push([0])
+    rig.open(opened(5, 7, settings(num_sequences=2), choice=1))
+    assert watch.forgotten(rig.table.attempts()) == []
+    rig.clock.now = FORGOTTEN_AFTER_S + 0.1
+    assert watch.forgotten(rig.table.attempts()) == [5]
+    assert watch.forgotten(rig.table.attempts()) == []
 
 
 def _heartbeat() -> Heartbeat:
