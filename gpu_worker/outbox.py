@@ -63,7 +63,7 @@ class Outbox:
     async def _published(self, subject: str, message: bytes) -> bool:
         try:
             return await self._node.data.publish_encoded(subject, message)
-        except MessageTooLargeError as error:  # only a single row can be: its stream has a gap, the others go on
+        except MessageTooLargeError as error:  # only an opening can be: its stream has a gap, the others go on
             log.error("a batch is lost: %s", error)
             return False
 

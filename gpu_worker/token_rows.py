@@ -77,10 +77,13 @@ class PlainRows:
 
 
 def split(rows: list[TokenRow], max_bytes: int = MAX_BATCH_BYTES) -> Iterator[list[TokenRow]]:
-    """The rows in order, in groups of at most `max_bytes`; a row that alone is larger makes its own group."""
+    """The rows in order, in groups of at most `max_bytes`; one that alone is larger goes as several.
+
+    Only an opening that is larger by itself makes a group that exceeds it.
+    """
     group: list[TokenRow] = []
     size = 0
-    for row in rows:
+    for row in (part for whole in rows for part in _parts(whole, max_bytes)):
         row_bytes = row.num_bytes
         if group and size + row_bytes > max_bytes:
             yield group
@@ -89,6 +92,25 @@ def split(rows: list[TokenRow], max_bytes: int = MAX_BATCH_BYTES) -> Iterator[li
         size += row_bytes
     if group:
         yield group
+
+
+def _parts(row: TokenRow, max_bytes: int) -> Iterator[TokenRow]:
+    """What a long silence has gathered, or a re-attachment sends again, may exceed what the broker takes at once."""
+    if row.num_bytes <= max_bytes or not row.token_ids:
+        yield row
+        return
+    token_bytes = 4 + max((8 + 8 * len(logprobs.top) for logprobs in row.logprobs), default=0)
+    step = max(1, max_bytes // 2 // token_bytes)
+    for begin in range(0, len(row.token_ids), step):
+        end = begin + step
+        yield TokenRow(
+            row.stream_id,
+            row.first_index + begin,
+            row.token_ids[begin:end],
+            row.logprobs[begin:end],
+            opening=row.opening if begin == 0 else None,
+            finish=row.finish if end >= len(row.token_ids) else None,
+        )
 
 
 def as_batch(worker: Peer, batch_seq: int, rows: list[TokenRow]) -> TokenBatch:

@@ -1,5 +1,7 @@
 """Rows, batches and the flow control between them."""
 
+from itertools import accumulate, groupby
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,7 +10,7 @@ from gpu_worker.scheduling.batch import TokenLogprobs
 from gpu_worker.token_rows import TokenRow, as_batch, split
 from wire.codec import decode, encode
 from wire.columns import unpack_f32, unpack_u32
-from wire.messages import FinishReason, Peer, StreamFinish, TokenBatch
+from wire.messages import FinishReason, Peer, StreamFinish, StreamOpen, StreamSettings, TokenBatch
 
 WORKER = Peer("worker-test", 1)
 
@@ -47,10 +49,26 @@ def test_a_split_keeps_every_row_in_order_and_within_the_limit(counts: list[int]
     logprobs = TokenLogprobs(-1.0, tuple((token, -1.0) for token in range(num_top)))
     rows = [TokenRow(i, 0, list(range(count)), [logprobs] * count if num_top else []) for i, count in enumerate(counts)]
     groups = list(split(rows, limit))
-    assert [row for group in groups for row in group] == rows
+    parts = [part for group in groups for part in group]
+    for row in rows:
+        of_row = [part for part in parts if part.stream_id == row.stream_id]
+        assert [token_id for part in of_row for token_id in part.token_ids] == row.token_ids
+        assert [part.first_index for part in of_row] == [0, *accumulate(len(part.token_ids) for part in of_row)][:-1]
+        assert sum(len(part.logprobs) for part in of_row) == len(row.logprobs)
+    assert [stream_id for stream_id, _ in groupby(part.stream_id for part in parts)] == list(range(len(counts)))
     for group in groups:
-        assert len(group) == 1 or sum(row.num_bytes for row in group) <= limit
+        assert sum(row.num_bytes for row in group) <= limit
         assert len(encode(as_batch(WORKER, 1, group))) <= sum(row.num_bytes for row in group) + 256
+
+
+def test_a_row_that_goes_as_several_opens_with_the_first_and_ends_with_the_last() -> None:
+    settings = StreamSettings(gateway=WORKER, request_id="r", prompt_tail=b"", num_sequences=1)
+    opening = StreamOpen(stream_id=7, key=1, choice=0, settings=settings)
+    row = TokenRow(7, 5, list(range(1000)), opening=opening, finish=finish())
+    parts = [part for group in split([row], 2000) for part in group]
+    assert len(parts) > 1
+    assert [part.opening for part in parts] == [opening] + [None] * (len(parts) - 1)
+    assert [part.finish for part in parts] == [None] * (len(parts) - 1) + [finish()]
 
 
 def test_a_blocked_channel_merges_rows_and_sends_them_after_an_acknowledgement() -> None:
