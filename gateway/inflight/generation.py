@@ -113,6 +113,7 @@ class Generation:
     so far. `resume_at` is finite while a repeat is planned. `disturbed_since` is when the present trouble began;
     `num_repairs` and `num_crashes` count since the last delivered token; `suspects` are the instances that had it then.
     `held` is a worker that goes on with it although no attempt says so: the next attempt asks there first.
+    `num_elsewhere` output ids are of choices that had ended before the worker got its job, which it knows nothing of.
     """
 
     input: GenerationInput
@@ -134,6 +135,7 @@ class Generation:
     resume_at: float = math.inf
     disturbed_since: float | None = None
     held: HeldAt | None = None
+    num_elsewhere: int = 0
     num_repairs: int = 0
     num_crashes: int = 0
     suspects: set[str] = field(default_factory=set)
@@ -142,6 +144,11 @@ class Generation:
     def num_received(self) -> int:
         """Output ids received, over all choices."""
         return sum(len(choice.token_ids) for choice in self.choices)
+
+    @property
+    def num_from_worker(self) -> int:
+        """Output ids received, as the worker counts them."""
+        return self.num_received - self.num_elsewhere
 
     def unfinished(self) -> tuple[SequenceStart, ...]:
         """What the next attempt has to continue."""

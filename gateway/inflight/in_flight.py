@@ -32,6 +32,8 @@ class InFlight:
         """Makes `attempt` the current one."""
         generation.attempt = attempt
         generation.num_attempts = attempt.number
+        if not attempt.is_reattachment:  # which is about a job that was given out before
+            generation.num_elsewhere = sum(len(choice.token_ids) for choice in generation.choices if choice.finish)
         self.by_key[attempt.key] = generation
 
     def move(self, generation: Generation, standing: Standing) -> None:

@@ -17,6 +17,10 @@ class Outbox:
         aborts, self.aborts = self.aborts, []
         return aborts
 
+    def forget(self, holder_id: str) -> None:
+        """It is gone, and its aborts concern nobody else: to all, they would end what a worker goes on with."""
+        self.aborts = [abort for abort in self.aborts if abort[0] != holder_id]
+
     def take_due(self) -> list[Generation]:
         """Empties that part of the box."""
         due, self.due = self.due, []

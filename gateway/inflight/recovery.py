@@ -105,7 +105,7 @@ class Recovery:
         now = self._clock()
         if attempt.accept_by is not None:
             self._receipts.note_deadline(sender_id, attempt.accept_by)
-        if num_output_tokens <= generation.num_received and state is not RequestState.FINISHED:
+        if num_output_tokens <= generation.num_from_worker and state is not RequestState.FINISHED:
             attempt.prove_by = None
         attempt.accept_by, attempt.heard_at, attempt.num_missing = None, now, 0
         if sender_id != attempt.worker_id:
@@ -114,7 +114,7 @@ class Recovery:
         if generation.standing is not Standing.RUNNING:
             is_queued = state is RequestState.QUEUED
             self._in_flight.move(generation, Standing.QUEUED if is_queued else Standing.RUNNING)
-        num_received = generation.num_received
+        num_received = generation.num_from_worker
         if state is RequestState.FINISHED:  # the rest is on its way, until the worker says no more of it
             attempt.owed = 0
         elif num_received >= attempt.owed:
@@ -173,6 +173,8 @@ class Recovery:
         if stage is Stage.GATEWAY:
             return 0
         self._receipts.forget(member.instance_id)
+        if stage is Stage.DETOKENIZER:
+            self.outbox.forget(member.instance_id)
         cause = verdicts.cause_of_loss(member)
         if cause in verdicts.LOSSES.values():
             self._counters.observe_detection(stage, self._clock() - member.heard_at)
@@ -218,8 +220,7 @@ class Recovery:
     def tick(self) -> None:
         """Looks at every deadline; to be called every `TICK_S`."""
         now = self._clock()
-        late_s = now - self._last_tick - TICK_S
-        self._last_tick = now
+        late_s, self._last_tick = now - self._last_tick - TICK_S, now
         if late_s > self._members.timeout_s:
             self.was_away()
         elif late_s > _LATE_TICK_S:
@@ -253,8 +254,7 @@ class Recovery:
 
     def _give_up(self, generation: Generation, cause: Cause) -> bool:
         """Ends the attempt; false if there is none. What its worker holds is kept if the next attempt can have it."""
-        attempt = generation.attempt
-        if attempt is None:
+        if (attempt := generation.attempt) is None:
             return False
         self._counters.count_repair(cause, verdicts.blamed(attempt, cause))
         self._on_attempt_ended(generation, attempt, cause)

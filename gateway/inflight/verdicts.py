@@ -47,7 +47,7 @@ def overdue(
         return Cause.SILENT
     if attempt.prove_by is not None and now > attempt.prove_by and not _goes_on(generation, attempt):
         return Cause.OUTAGE
-    is_behind = attempt.owed > generation.num_received and not _has_stopped_early(generation)
+    is_behind = attempt.owed > generation.num_from_worker and not _has_stopped_early(generation)
     if is_behind and now - max(attempt.owed_since, generation.last_token_at) > _BEHIND_S:
         return Cause.BEHIND
     worker = members.get(attempt.worker_id) if attempt.worker_id else None

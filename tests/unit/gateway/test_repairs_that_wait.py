@@ -2,13 +2,13 @@
 
 import pytest
 
-from gateway.inflight.generation import Cause, HeldAt
+from gateway.inflight.generation import Cause, Generation, HeldAt
 from gateway.inflight.recovery import Recovery
 from gateway.inflight.strangers import ANSWER_INTERVAL_S, Strangers
-from tests.unit.gateway.streams import WORKER
+from tests.unit.gateway.streams import WORKER, attempt_of, generation_of
 from tests.unit.gateway.test_recovery import Rig
 from wire.columns import pack_u64
-from wire.messages import ErrorCode, Failed, Released, Stage
+from wire.messages import ErrorCode, Failed, FinishReason, Released, Stage, TextFinish
 
 
 @pytest.fixture
@@ -77,3 +77,54 @@ def test_expected_strangers_are_forgotten_although_none_is_ever_heard_of() -> No
         strangers.expect((key,), key * ANSWER_INTERVAL_S)
 
     assert len(strangers) <= 2
+
+
+def test_an_abort_that_its_detokenizer_does_not_live_to_see_goes_to_nobody_else(rig: Rig) -> None:
+    rig.run()
+    rig.recovery.gap(rig.generation)
+    rig.members.drop("detokenizer-1", "left")
+
+    assert rig.recovery.outbox.take_aborts() == [], "to all it would end what the worker goes on with"
+
+
+def with_a_finished_choice(rig: Rig, key: int) -> Generation:
+    """One of two choices has ended with ten tokens; the worker of the next attempt is given the other."""
+    generation = generation_of(rig.in_flight, n=2)
+    generation.choices[0].token_ids.extend(range(10))
+    generation.finish(generation.choices[0], TextFinish(0, FinishReason.LENGTH, None, 1, 10, 0, 0, 0, 0, 0, 0))
+    attempt_of(rig.in_flight, generation, key, heard_at=rig.clock.now, worker_id=WORKER.instance_id, is_resume=True)
+    return generation
+
+
+def test_tokens_of_choices_that_had_ended_before_do_not_hide_that_others_are_missing(rig: Rig) -> None:
+    rig.run()
+    generation = with_a_finished_choice(rig, 2)
+    rig.report(WORKER, 1, 2, num_tokens=3)
+    rig.receive(3)
+    rig.wait(1.2)
+
+    assert generation.attempt is None
+    assert generation.next_cause is Cause.BEHIND
+
+
+def test_nor_do_they_prove_after_an_outage_that_nothing_is(rig: Rig) -> None:
+    rig.run()
+    generation = with_a_finished_choice(rig, 2)
+    rig.recovery.was_away()
+    rig.report(WORKER, 1, 2, num_tokens=3)
+    rig.wait(0.6)
+
+    assert generation.next_cause is Cause.OUTAGE
+
+
+def test_a_worker_that_goes_on_still_does_not_know_of_them(rig: Rig) -> None:
+    rig.run()
+    generation = with_a_finished_choice(rig, 2)
+    rig.in_flight.end_attempt(generation)
+    fields = {"heard_at": rig.clock.now, "worker_id": WORKER.instance_id, "is_reattachment": True}
+    attempt_of(rig.in_flight, generation, 3, **fields)
+    rig.report(WORKER, 1, 3, num_tokens=3)
+    rig.receive(3)
+    rig.wait(1.2)
+
+    assert generation.next_cause is Cause.BEHIND
