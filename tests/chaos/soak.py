@@ -87,14 +87,20 @@ class Soak:
         else:
             report.num_streams += 1
             found = differences(stream, twin)
-            report.differences += found
+            report.differences += [f"{line} ({self._circumstances(stream)})" for line in found]
             report.num_equal += not found
             report.num_failed += stream.error is not None
             report.num_unequal += bool(found) and stream.error is None
 
+    def _circumstances(self, stream: ChaosStream) -> str:
+        killed, leaving = stream.gateway_id in self._killed, stream.gateway_id in self._leaving
+        fate = "killed" if killed else "leaving" if leaving else "alive"
+        return f"{'answered' if stream.is_open else 'not answered'} by {stream.gateway_id}, which is {fate}"
+
     async def _disturb(self, fault: Fault) -> None:
-        if fault.stage in self._replacing:
-            await self._replacing.pop(fault.stage)
+        for stage in tuple(self._replacing):  # a worker that hands over has its prefills repeated elsewhere
+            if stage is fault.stage or fault.leaves_workers:
+                await self._replacing.pop(stage)
         await self._until(self._is_settled)
         victim = None if fault.stage is None else await self._fleet.busiest(fault.stage)
         if fault.leaves_workers:  # nothing new may begin, so that whatever is prefilled now is prefilled twice
@@ -120,8 +126,9 @@ class Soak:
         if fault.action is not Action.DRAIN:
             await fault.mend(self._fleet, victim)
         await self._until(lambda: all(_goes_on_since(struck_at + _QUIET_S, stream) for stream in hit))
-        pauses = [pause for stream in hit if (pause := _pause_since(struck_at, stream)) >= _HIT_S]
-        self.report.pauses[fault.name] += pauses
+        for stream in hit:
+            if (pause := _pause_since(struck_at, stream)) >= _HIT_S:
+                self.report.pauses[fault.name].append(pause)
 
     async def _replace(self, fault: Fault, stage: Stage, victim: StageInstance | None) -> None:
         if fault.action is Action.DRAIN:
