@@ -204,6 +204,7 @@ class Recovery:
             if attempt := generation.attempt:
                 attempt.heard_at, attempt.owed_since, attempt.num_missing = now, now, 0
                 attempt.accept_by = attempt.accept_by and self.acceptance_deadline()
+                attempt.prove_by = attempt.prove_by and now + _PROOF_S[1]
 
     def was_away(self) -> None:
         """Like `forgive`, but others may have given this process up meanwhile, and what they sent it is lost.
@@ -275,13 +276,12 @@ class Recovery:
 
     def abandon(self, generation: Generation) -> None:
         """Tells whoever works on the request to stop; everybody, while its worker is not known."""
-        attempt, held = generation.attempt, generation.held
+        attempt, held, generation.held = generation.attempt, generation.held, None
         if attempt is not None:
             holders = [attempt.worker_id, attempt.detokenizer_id] if attempt.worker_id else [""]
             self.outbox.aborts.extend((holder_id, attempt.key) for holder_id in holders)
         if held is not None:
             self.outbox.aborts.append(held)
-        generation.held = None
 
     def park(self, generation: Generation, missing: Stage) -> None:
         """There is nobody to send to: waits, up to the resume timeout. That is no failure of the request's."""

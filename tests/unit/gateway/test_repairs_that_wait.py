@@ -128,3 +128,14 @@ def test_a_worker_that_goes_on_still_does_not_know_of_them(rig: Rig) -> None:
     rig.wait(1.2)
 
     assert generation.next_cause is Cause.BEHIND
+
+
+def test_who_was_blind_again_gives_what_it_doubts_its_time_to_prove_itself_again(rig: Rig) -> None:
+    rig.run()
+    rig.receive(3)
+    rig.recovery.was_away()
+    rig.clock.now += 1.0  # this process is late: the proof may wait in its socket
+    rig.recovery.tick()
+    assert rig.cause is None
+    rig.wait(0.6)
+    assert rig.cause is Cause.OUTAGE
