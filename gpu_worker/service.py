@@ -94,6 +94,7 @@ class WorkerService:
         self._metrics.watch(loaded.engine, loaded.page_size)
         self._node.members.on_lost.append(self._on_member_lost)
         self._node.data.on_connection_change(self._on_connection_change)
+        self._node.control.on_connection_change(lambda _: self._held.keep_longer())  # it may be back first, and report
         model, instance_id = self._node.instance.model_key, self._node.instance.instance_id
         await self._node.control.subscribe(subjects.control(model, Stage.WORKER, instance_id), self._on_control)
         await self._node.control.subscribe(subjects.abort(model), self._on_control)
