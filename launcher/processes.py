@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Mapping
@@ -33,20 +34,28 @@ class Process:
 
     def __init__(self, spec: ProcessSpec, show: Callable[[OutputLine], None]) -> None:
         """Starts it; `show` gets every line of its standard output and error. Raises OSError if it cannot be run."""
-        self._child = subprocess.Popen(  # noqa: S603  # the launcher's own command line
-            spec.command,
-            env=spec.environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            pass_fds=spec.inherited_fds,
-        )
+        # No pipe: under uvloop its descriptor is closed twice, the second time when a successor has it.
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with theirs:
+            try:
+                self._child = subprocess.Popen(  # noqa: S603  # the launcher's own command line
+                    spec.command,
+                    env=spec.environment,
+                    stdin=subprocess.PIPE,
+                    stdout=theirs.fileno(),
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    pass_fds=spec.inherited_fds,
+                )
+            except OSError:
+                ours.close()
+                raise
         loop = asyncio.get_running_loop()
         self._status: asyncio.Future[int] = loop.create_future()
         # A thread, because asyncio's own `wait` also waits for the pipes, which a grandchild may hold open for ever.
         threading.Thread(target=self._await_end, args=(loop,), daemon=True).start()
-        self._output = asyncio.create_task(self._read_output(show))
+        self._output = asyncio.create_task(_read_output(ours, show))
 
     @property
     def pid(self) -> int:
@@ -74,16 +83,16 @@ class Process:
     def _await_end(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.call_soon_threadsafe(self._status.set_result, self._child.wait())
 
-    async def _read_output(self, show: Callable[[OutputLine], None]) -> None:
-        reader = asyncio.StreamReader()
-        protocol = asyncio.StreamReaderProtocol(reader)
-        await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, self._child.stdout)
-        splitter = LineSplitter()
-        while chunk := await reader.read(_READ_BYTES):
+
+async def _read_output(output: socket.socket, show: Callable[[OutputLine], None]) -> None:
+    loop = asyncio.get_running_loop()
+    splitter = LineSplitter()
+    with output:
+        while chunk := await loop.sock_recv(output, _READ_BYTES):
             for line in splitter.feed(chunk):
                 show(line)
-        for line in splitter.feed(b"", is_last=True):
-            show(line)
+    for line in splitter.feed(b"", is_last=True):
+        show(line)
 
 
 def describe_status(status: int) -> str:
