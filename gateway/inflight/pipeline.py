@@ -138,8 +138,8 @@ class Pipeline:
             await self._has_outgoing.wait()
             self._has_outgoing.clear()
             await self._send_aborts()
-            if not self._node.data.is_connected:
-                continue  # a job would be discarded; `_watch` tries again
+            if not (self._node.data.is_connected and self._node.control.is_connected):
+                continue  # a job or a re-attachment would be discarded; `_watch` tries again
             for generation in self.recovery.outbox.take_due():
                 if not generation.is_done and generation.attempt is None:
                     await self._send(generation)
