@@ -261,6 +261,7 @@ class Presence:
         except UndecodableMessageError as error:
             log.debug("%s answered a probe with something else: %s", instance_id, error)
         else:
-            await self._on_heartbeat(answer, Delivery())
+            if self.table.get(instance_id) is not None:  # it has not left meanwhile, of which we hear another way
+                await self._on_heartbeat(answer, Delivery())
         finally:
             self._asked.discard(instance_id)

@@ -285,6 +285,33 @@ async def test_who_is_only_late_answers_and_stays(bus: Bus, other_bus: Bus, monk
     await listening.stop()
 
 
+async def test_an_answer_that_its_senders_leaving_overtakes_brings_nobody_back(bus: Bus, other_bus: Bus) -> None:
+    table = MemberTable(3600.0)
+    listening = Presence(other_bus, table, lambda: heartbeat("listening"), BackgroundTasks(), settle_s=0.0)
+    has_left, has_answered = asyncio.Event(), asyncio.Event()
+
+    async def answer_late(_: Message, delivery: Delivery) -> None:
+        """What it was is on its way when it has gone already."""
+        await bus.publish(subjects.presence(Stage.WORKER, "leaving"), heartbeat("leaving", state=InstanceState.LEAVING))
+        await has_left.wait()
+        await bus.publish(delivery.reply_to, heartbeat("leaving"))
+        await bus.publish(subjects.presence(Stage.WORKER, "other"), heartbeat("other"))
+        has_answered.set()
+
+    table.on_lost.append(lambda *_: has_left.set())
+    await listening.start()
+    await bus.subscribe(subjects.probe("leaving"), answer_late)
+    await bus.publish(subjects.presence(Stage.WORKER, "leaving"), heartbeat("leaving"))
+    await joined(table, "leaving")
+    async with asyncio.timeout(20):
+        await has_answered.wait()
+    await joined(table, "other")
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert table.get("leaving") is None
+    await listening.stop()
+
+
 async def test_a_heartbeat_that_cannot_be_made_ends_the_process(bus: Bus) -> None:
     beats = iter([heartbeat("failing")] * 4)
     background = BackgroundTasks()
