@@ -25,6 +25,7 @@ class Outbox:
         self._node = node
         self._held = held
         self._router = router
+        self._sending = asyncio.Lock()  # a drain sends too, and batches keep their order
         self._has_rows = asyncio.Event()
         self._has_changed = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
@@ -54,11 +55,12 @@ class Outbox:
             return
         model = self._node.instance.model_key
         max_bytes = min(MAX_BATCH_BYTES, self._node.data.max_payload // 2)  # sizes are estimated
-        for detokenizer, channel in list(self._router.channels.items()):
-            subject = subjects.data(model, Stage.DETOKENIZER, detokenizer)
-            for message in channel.take_messages(max_bytes):
-                if not await self._published(subject, message):
-                    channel.forget_unacked()
+        async with self._sending:
+            for detokenizer, channel in list(self._router.channels.items()):
+                subject = subjects.data(model, Stage.DETOKENIZER, detokenizer)
+                for message in channel.take_messages(max_bytes):
+                    if not await self._published(subject, message):
+                        channel.forget_unacked()
 
     async def _published(self, subject: str, message: bytes) -> bool:
         try:
