@@ -27,6 +27,7 @@ class ExportedSpan:
     end_ns: int
     attributes: dict[str, Any]
     trace_state: str
+    events: tuple[tuple[str, dict[str, Any]], ...] = ()
 
 
 class Collector:
@@ -122,6 +123,10 @@ def _spans_of(request: ExportTraceServiceRequest) -> Iterator[ExportedSpan]:
                     end_ns=span.end_time_unix_nano,
                     attributes={pair.key: _value(pair.value) for pair in span.attributes},
                     trace_state=span.trace_state,
+                    events=tuple(
+                        (event.name, {pair.key: _value(pair.value) for pair in event.attributes})
+                        for event in span.events
+                    ),
                 )
 
 
