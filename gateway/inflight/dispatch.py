@@ -117,7 +117,7 @@ class Dispatcher:
             model_fingerprint=frozen.model_fingerprint if frozen else "",
             excluded_workers=self._excluded_workers(generation),
             received_ns=generation.call.received_ns,
-            is_suspect=generation.num_crashes > 0,
+            is_suspect=generation.is_suspect,
         )
 
     def _excluded_workers(self, generation: Generation) -> tuple[str, ...]:

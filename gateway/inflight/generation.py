@@ -112,6 +112,7 @@ class Generation:
     `is_delivering` says that the attempt has brought something. `dispatched` is frozen by the first attempt that came
     so far. `resume_at` is finite while a repeat is planned. `disturbed_since` is when the present trouble began;
     `num_repairs` and `num_crashes` count since the last delivered token; `suspects` are the instances that had it then.
+    It `is_suspect` itself if a worker crashed before it gave a token: one that streamed has got past its prefill.
     `held` is a worker that goes on with it although no attempt says so: the next attempt asks there first.
     `num_elsewhere` output ids are of choices that had ended before the worker got its job, which it knows nothing of.
     """
@@ -138,6 +139,7 @@ class Generation:
     num_elsewhere: int = 0
     num_repairs: int = 0
     num_crashes: int = 0
+    is_suspect: bool = False
     suspects: set[str] = field(default_factory=set)
 
     @property

@@ -240,7 +240,10 @@ class Recovery:
             return
         generation.num_repairs += cause is not Cause.NOT_HELD  # which is the answer to a repair
         now = self._clock()
-        generation.num_crashes += verdicts.is_crash(attempt, cause, self._members, now)
+        is_crash = verdicts.is_crash(attempt, cause, self._members, now)
+        generation.num_crashes += is_crash
+        if verdicts.has_progressed(generation, attempt) or is_crash:
+            generation.is_suspect = is_crash and not verdicts.has_progressed(generation, attempt)
         generation.suspects.update({suspect_id} - {""})
         generation.disturbed_since = generation.disturbed_since or now
         if not self.is_enabled:
@@ -268,7 +271,7 @@ class Recovery:
             if self._members.get(attempt.detokenizer_id) is not None:
                 self.outbox.aborts.append((attempt.detokenizer_id, attempt.key))
         self._in_flight.end_attempt(generation)
-        if generation.num_received > attempt.num_received_before:
+        if verdicts.has_progressed(generation, attempt):
             generation.num_repairs = generation.num_crashes = 0
             generation.suspects.clear()
         generation.next_cause = cause

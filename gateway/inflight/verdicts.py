@@ -63,6 +63,11 @@ def is_crash(attempt: Attempt, cause: Cause, members: MemberTable, now: float) -
     return cause in _CRASHES or (worker is not None and now - worker.heard_at > _BEAT_S)
 
 
+def has_progressed(generation: Generation, attempt: Attempt) -> bool:
+    """Whether the attempt has brought anything."""
+    return generation.num_received > attempt.num_received_before
+
+
 def is_missing(generation: Generation, attempt: Attempt, now: float) -> bool:
     """Whether the holder's reports leave it out for good. The last tokens of what it is done with may still come."""
     return attempt.num_missing >= _MAX_MISSING and now - generation.last_token_at > _BEHIND_S

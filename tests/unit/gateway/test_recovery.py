@@ -576,6 +576,26 @@ def test_a_worker_dies_once_though_it_is_asked_for_what_it_had(rig: Rig) -> None
     assert rig.generation.num_crashes == 0
 
 
+def test_only_a_crash_without_a_token_makes_a_request_suspect(rig: Rig) -> None:
+    rig.run()
+    rig.receive(1)
+    rig.recovery.repair(rig.generation, Cause.WORKER_LOST)
+    assert not rig.generation.is_suspect, "its prefill did no harm"
+
+    rig.retry(2)
+    rig.recovery.repair(rig.generation, Cause.GAP)
+    assert not rig.generation.is_suspect
+
+    rig.retry(3)
+    rig.recovery.repair(rig.generation, Cause.WORKER_LOST)
+    assert rig.generation.is_suspect
+
+    rig.retry(4)
+    rig.receive(1)
+    rig.recovery.repair(rig.generation, Cause.GAP)
+    assert not rig.generation.is_suspect
+
+
 def test_progress_forgives_crashes(rig: Rig) -> None:
     for key in range(2, 12):
         rig.receive(1)
