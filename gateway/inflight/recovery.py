@@ -25,7 +25,7 @@ from wire.presence import Member, MemberTable
 TICK_S = 0.1
 _LATE_TICK_S = 0.5
 _MAX_CRASHES = 3
-_MAX_REPAIRS = 30
+_MAX_REPAIRS = 16
 _PROOF_S = (0.3, 0.5)
 
 
