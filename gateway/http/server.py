@@ -25,6 +25,7 @@ _LAST_SECONDS = 3
 _MAX_CONNECTIONS = 65_536
 _OTHER_FILES = 64  # what the process has open beside its clients: the broker's connections, logs, libraries
 _KERNEL_UNSENT_BYTES = 1 << 14
+_NUM_ACCESS_FIELDS = 5
 _PROBED = frozenset({"/health", "/ready", "/metrics"})
 
 
@@ -86,9 +87,21 @@ class HttpServer:
 
 
 def _is_no_probe(record: logging.LogRecord) -> bool:
-    """Keeps what load balancers and scrapers ask every second out of the access log, unless it went wrong."""
-    *_, path, _, status = record.args if isinstance(record.args, tuple) else ("", "", 0)
+    """Keeps what load balancers and scrapers ask every second out of the access log, unless it went wrong.
+
+    A line ends as uvicorn's own formatter ends it, which log parsers know: `200 OK`.
+    """
+    if not isinstance(record.args, tuple) or len(record.args) != _NUM_ACCESS_FIELDS:
+        return True
+    client, method, path, version, status = record.args
+    record.msg = '%s - "%s %s HTTP/%s" %s'
+    record.args = (client, method, path, version, _with_phrase(status))
     return path not in _PROBED or status != HTTPStatus.OK
+
+
+def _with_phrase(status: object) -> str:
+    known = [f"{status} {known.phrase}" for known in HTTPStatus if known == status]
+    return known[0] if known else str(status)
 
 
 def _listen(settings: GatewaySettings) -> socket.socket:
