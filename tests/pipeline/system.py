@@ -81,8 +81,10 @@ class System:
         key = self._settings[Stage.GATEWAY].get("api_key")
         return {"Authorization": f"Bearer {key}"} if key else {}
 
-    def launch(self, stage: Stage, *, inherited_fds: Sequence[int] = (), **settings: object) -> LoggedProcess:
-        """Starts an instance, and does not wait for it."""
+    def launch(
+        self, stage: Stage, *, inherited_fds: Sequence[int] = (), module: str | None = None, **settings: object
+    ) -> LoggedProcess:
+        """Starts an instance, and does not wait for it. `module` is a program that stands for the stage's own."""
         given = {
             "nats_url": self.nats_url,
             "exit_on_stdin_eof": True,
@@ -91,7 +93,7 @@ class System:
             **settings,
         }
         process = LoggedProcess(
-            stage.value, python_module(_MODULES[stage]), environment(os.environ, **given), inherited_fds
+            stage.value, python_module(module or _MODULES[stage]), environment(os.environ, **given), inherited_fds
         )
         self._processes.append(process)
         return process
