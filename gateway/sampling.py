@@ -15,6 +15,7 @@ _MAX_TOP_K = 2**30
 _MAX_TOKENS = 2**31
 _ID_DIGITS = 10
 _MODEL_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_SEED_BITS = 53  # what every JSON reader keeps exactly, since the client is told
 _LIMIT = "max_new_tokens"
 
 
@@ -72,6 +73,11 @@ def build_sampling(
         return_logprob=return_logprob,
         top_logprobs_num=top_logprobs_num,
     )
+
+
+def shown_seed(sampling: SamplingParams) -> int:
+    """The seed as a client may send it."""
+    return sampling.seed if sampling.seed < 2**63 else sampling.seed - 2**64
 
 
 def left_to_model(given: GivenSampling) -> tuple[str, ...]:
@@ -143,7 +149,7 @@ def _num_choices(given: int | None) -> int:
 
 def _seed(given: int | None) -> int:
     if given is None:
-        return random.getrandbits(63)
+        return random.getrandbits(_SEED_BITS)
     if not -(2**63) <= given < 2**63:
         raise bad_request(f"sampling_seed must be in [-2**63, 2**63 - 1], got {given}.", param="sampling_seed")
     return given % 2**64

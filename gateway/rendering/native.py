@@ -9,6 +9,7 @@ from gateway.inflight.generation import Call
 from gateway.rendering.answer import DONE, encode
 from gateway.rendering.cursor import Cursor, cursors_of
 from gateway.rendering.logprobs import of_native
+from gateway.sampling import shown_seed
 from wire.messages import FinishReason, TextFinish
 
 
@@ -86,6 +87,7 @@ class NativeAnswer:
             "dp_rank": None,
         }
         if finish:
+            meta["sampling_seed"] = shown_seed(sampling)  # the one that was drawn, if none was given
             meta["e2e_latency"] = time.monotonic() - self.call.received_at
             meta["response_sent_to_client_ts"] = time.time()
         if sampling.return_logprob:

@@ -273,3 +273,13 @@ async def test_the_cache_is_flushed(scene: Scene, method: str) -> None:
 def _num_tokens(line: str) -> int:
     number: int = json.loads(line.removeprefix("data: "))["meta_info"]["completion_tokens"]
     return number
+
+
+@pytest.mark.parametrize("given", [None, 7, -1])
+async def test_an_answer_tells_the_seed_that_gives_it_again(scene: Scene, given: int | None) -> None:
+    sampling = {"max_new_tokens": 2} | ({} if given is None else {"sampling_seed": given})
+    meta = (await scene.post("/generate", {"text": "x", "sampling_params": sampling})).json()["meta_info"]
+    used = scene.pipeline.jobs[0].sampling.seed
+    assert meta["sampling_seed"] % 2**64 == used
+    if given is not None:
+        assert meta["sampling_seed"] == given
