@@ -34,6 +34,7 @@ _ASKS_PER_STREAM = 4
 _HIT_S = 0.5
 _QUIET_S = 0.3
 _POLL_S = 0.02
+_FAULTS_PER_LINE = 25
 _MOMENT_S = 1.0
 _ENOUGH_S = 60.0
 
@@ -62,6 +63,8 @@ class Soak:
         readers = [asyncio.create_task(self._keep_reading()) for _ in range(self._num_streams)]
         while time.monotonic() < until and self.report.faults.total() < max_faults:
             await self._disturb(self._chance.choice(FAULTS))
+            if not self.report.faults.total() % _FAULTS_PER_LINE:
+                print(self.report.line(), flush=True)
         self._is_over = True
         await asyncio.gather(*readers, *self._replacing.values())
         await self._note_repairs()

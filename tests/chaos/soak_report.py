@@ -29,6 +29,10 @@ class SoakReport:
         has_run = self.num_streams > 0 and self.faults.total() > 0
         return has_run and self.num_equal == self.num_streams and not any(self.repeated.values())
 
+    def line(self) -> str:
+        """How it goes so far."""
+        return f"{self.faults.total()} faults, {self.num_streams} streams, {self.num_equal} equal"
+
     def text(self) -> str:
         """The tables."""
         lines = [f"{'fault':<28}{'injected':>9}{'hit':>7}{'p50 s':>8}{'p99 s':>8}{'max s':>8}{'prefill repeated':>18}"]
