@@ -19,7 +19,7 @@ class FragileRunner(ModelRunner):
         for scheduled in batch.scheduled:
             begin = scheduled.sequence.num_computed_tokens
             if POISON in scheduled.sequence.token_ids[begin : begin + scheduled.num_scheduled_tokens]:
-                print(LAST_WORDS, len(batch.scheduled), flush=True)
+                os.write(2, f"\n{LAST_WORDS} {len(batch.scheduled)}\n".encode())  # in one piece: others log too
                 os._exit(1)
         return super().execute(batch)
 
