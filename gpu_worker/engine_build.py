@@ -12,6 +12,7 @@ import torch
 from gpu_worker.engine import Engine
 from gpu_worker.execution.kv_memory import allocate_kv, bytes_per_page, free_device_bytes, pages_that_fit
 from gpu_worker.execution.model_runner import ModelRunner
+from gpu_worker.kernels.kernels import TorchKernels
 from gpu_worker.kv.no_prefix_cache import NoPrefixCache
 from gpu_worker.kv.page_pool import PagePool
 from gpu_worker.kv.radix_prefix_cache import RadixPrefixCache
@@ -63,7 +64,7 @@ def build_engine(model_path: Path, options: EngineOptions, clock_ns: Callable[[]
     context_length = options.context_length or config.context_length
     began = time.perf_counter()
     logger.info("Load weight begin. type=%s, device=%s, dtype=%s", config.architecture, device, dtype)
-    decoder = load_decoder(model_path, config, device, dtype, context_length)
+    decoder = load_decoder(model_path, config, device, dtype, context_length, TorchKernels())
     logger.info(
         "Load weight end. elapsed=%.2f s, mem usage=%.2f GB",
         time.perf_counter() - began,

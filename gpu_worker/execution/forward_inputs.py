@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from gpu_worker.kernels.torch_ops.attention import DecodePlan
 from gpu_worker.models.forward_inputs import ForwardInputs
 from gpu_worker.scheduling.batch import Batch, ScheduledSequence
 from gpu_worker.scheduling.sequence import Sequence
@@ -21,19 +22,20 @@ def build_forward_inputs(batch: Batch, page_size: int, device: torch.device) -> 
         columns = np.concatenate([columns, *(_chunk_columns(c, page_size) for c in chunks)], axis=1)
     sequences = [scheduled.sequence for scheduled in batch.scheduled]
     decode_lens = [s.num_tokens for s in sequences[: batch.num_decodes]]
-    chunk_lens = [scheduled.num_scheduled_tokens for scheduled in chunks]
     context_lens = [c.sequence.num_computed_tokens + c.num_scheduled_tokens for c in chunks]
+    chunk_lens = [scheduled.num_scheduled_tokens for scheduled in chunks]
     token_ids, positions, slots = torch.from_numpy(columns).to(device).unbind()
     return ForwardInputs(
         token_ids=token_ids,
         positions=positions,
         slot_mapping=slots,
         page_tables=torch.from_numpy(_page_tables(sequences)).to(device),
-        context_lens=torch.tensor(decode_lens + context_lens, device=device),
+        table_rows=None,
+        context_lens=torch.tensor(decode_lens + context_lens, dtype=torch.int32, device=device),
         num_decodes=batch.num_decodes,
-        max_decode_context_len=max(decode_lens, default=0),
-        chunk_lens=chunk_lens,
-        chunk_context_lens=context_lens,
+        decode_plan=DecodePlan(max(decode_lens, default=0)),
+        chunk_starts=torch.from_numpy(np.cumsum([0, *chunk_lens], dtype=np.int32)).to(device),
+        max_chunk_len=max(chunk_lens, default=0),
         logit_rows=_logit_rows(batch, device) if chunks else None,
     )
 

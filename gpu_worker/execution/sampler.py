@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpu_worker.kernels.sampling import filtered_sample, penalise_, sample, top_logprobs
+from gpu_worker.kernels.torch_ops.sampling import filtered_sample, penalise_, sample, top_logprobs
 from gpu_worker.scheduling.batch import SampledTokens, TokenLogprobs
 from gpu_worker.scheduling.finish import masked_ids
 from gpu_worker.scheduling.sequence import Sequence, has_penalties, is_greedy

@@ -8,6 +8,7 @@ from safetensors import safe_open
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from gpu_worker.kernels.kernels import Kernels
 from gpu_worker.models.config import ModelConfig
 from gpu_worker.models.decoder import Decoder
 from gpu_worker.models.weights import allocate_weights, checkpoint_targets
@@ -23,7 +24,12 @@ class CheckpointError(Exception):
 
 
 def load_decoder(
-    model_path: Path, config: ModelConfig, device: torch.device, dtype: torch.dtype, context_length: int
+    model_path: Path,
+    config: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    context_length: int,
+    kernels: Kernels,
 ) -> Decoder:
     """A decoder with the checkpoint's weights, cast to `dtype` on `device`."""
     weights = allocate_weights(config, device, dtype)
@@ -32,7 +38,7 @@ def load_decoder(
         _load_shard(path, targets, is_tied=config.ties_embeddings)
     if targets:
         raise CheckpointError(f"{model_path} lacks {len(targets)} tensors, the first is {min(targets)}.")
-    return Decoder(config, weights, context_length)
+    return Decoder(config, weights, context_length, kernels)
 
 
 def shard_paths(model_path: Path) -> list[Path]:

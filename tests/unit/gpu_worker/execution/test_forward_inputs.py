@@ -28,8 +28,8 @@ def test_decodes_come_first_then_chunks_with_their_slots_and_tables() -> None:
     assert inputs.slot_mapping.tolist() == [12, 22, 23, 0, 36, 37]
     assert inputs.page_tables.tolist() == [[7, 3], [5, 0], [9, 0]]
     assert inputs.context_lens.tolist() == [5, 5, 2]
-    assert (inputs.num_decodes, inputs.max_decode_context_len) == (1, 5)
-    assert (inputs.chunk_lens, inputs.chunk_context_lens) == ([3, 2], [5, 2])
+    assert (inputs.num_decodes, inputs.decode_plan.max_context_len) == (1, 5)
+    assert (inputs.num_chunks, inputs.chunk_starts.tolist(), inputs.max_chunk_len) == (2, [0, 3, 5], 3)
     assert inputs.logit_rows is not None
     # The chunk that leaves tokens uncomputed does not sample.
     assert inputs.logit_rows.tolist() == [0, 5]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpu_worker.kernels.attention import paged_decode_attention, paged_prefill_attention
-from gpu_worker.kernels.rope import write_kv
+from gpu_worker.kernels.torch_ops.attention import DecodePlan, paged_decode_attention, paged_prefill_attention
+from gpu_worker.kernels.torch_ops.rope import write_kv
 
 PAGE_SIZE, HEAD_DIM, SCALE = 4, 8, 0.3
 
@@ -58,9 +58,10 @@ def test_decode_sees_the_whole_context(heads: tuple[int, int], window: int | Non
         query,
         paged.k_cache,
         paged.v_cache,
-        paged.page_tables,
+        paged.page_tables.flip(0),
+        torch.arange(len(context_lens) - 1, -1, -1),
         torch.tensor(context_lens),
-        max(context_lens),
+        DecodePlan(max(context_lens)),
         SCALE,
         window,
     )
@@ -80,17 +81,27 @@ def test_a_chunk_sees_the_cached_prefix_and_itself_causally(
     sequences = range(len(context_lens))
     query = torch.cat([paged.queries[s][-query_lens[s] :] for s in sequences])
     out = paged_prefill_attention(
-        query, paged.k_cache, paged.v_cache, paged.page_tables, query_lens, context_lens, SCALE, window
+        query,
+        paged.k_cache,
+        paged.v_cache,
+        paged.page_tables.flip(0),
+        torch.arange(len(context_lens) - 1, -1, -1),
+        torch.tensor([0, *query_lens]).cumsum(0),
+        torch.tensor(context_lens),
+        max(query_lens),
+        SCALE,
+        window,
     )
     expected = torch.cat([paged.expected(s, window)[-query_lens[s] :] for s in sequences])
     torch.testing.assert_close(out, expected)
 
 
 def test_a_long_chunk_is_masked_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpu_worker.kernels.attention._QUERY_BLOCK", 4)
+    monkeypatch.setattr("gpu_worker.kernels.torch_ops.attention._QUERY_BLOCK", 4)
     paged = Paged([19], 4, 2)
+    starts, context_lens = torch.tensor([0, 14]), torch.tensor([19])
     out = paged_prefill_attention(
-        paged.queries[0][-14:], paged.k_cache, paged.v_cache, paged.page_tables, [14], [19], SCALE
+        paged.queries[0][-14:], paged.k_cache, paged.v_cache, paged.page_tables, None, starts, context_lens, 14, SCALE
     )
     torch.testing.assert_close(out, paged.expected(0, None)[-14:])
     assert math.isfinite(out.sum().item())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gpu_worker.kernels.philox import gumbel, gumbel_at, philox_4x32
+from gpu_worker.kernels.torch_ops.philox import gumbel, gumbel_at, philox_4x32
 
 KNOWN_ANSWERS = [
     ([0] * 4, [0] * 2, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),

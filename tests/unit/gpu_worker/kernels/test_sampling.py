@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpu_worker.kernels.sampling import filtered_sample, penalise_, sample, top_logprobs
+from gpu_worker.kernels.torch_ops.sampling import filtered_sample, penalise_, sample, top_logprobs
 
 NUM_DRAWS = 20_000
 PROBABILITIES = torch.tensor([0.5, 0.05, 0.25, 0.2])

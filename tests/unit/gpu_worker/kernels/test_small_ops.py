@@ -4,9 +4,9 @@ import math
 
 import torch
 
-from gpu_worker.kernels.activation import silu_mul
-from gpu_worker.kernels.norm import add_rms_norm, rms_norm
-from gpu_worker.kernels.rope import apply_rope
+from gpu_worker.kernels.torch_ops.activation import silu_mul
+from gpu_worker.kernels.torch_ops.norm import add_rms_norm, rms_norm
+from gpu_worker.kernels.torch_ops.rope import apply_rope
 from gpu_worker.models.rope import RopeConfig, rope_tables
 
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from gpu_worker.kernels.kernels import TorchKernels
 from gpu_worker.models.config import load_model_config
 from gpu_worker.models.decoder import Decoder
 from gpu_worker.models.loading import CheckpointError, checkpoint_dtype, load_decoder
@@ -32,7 +33,7 @@ def edited(model: PreTrainedModel, folder: Path, edit: Callable[[Tensors], objec
 
 
 def load(path: Path, dtype: torch.dtype = torch.float32) -> Decoder:
-    return load_decoder(path, load_model_config(path), torch.device("cpu"), dtype, 64)
+    return load_decoder(path, load_model_config(path), torch.device("cpu"), dtype, 64, TorchKernels())
 
 
 def test_a_missing_tensor_is_named(model: PreTrainedModel, tmp_path: Path) -> None:

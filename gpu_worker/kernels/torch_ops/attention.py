@@ -1,9 +1,12 @@
 """Attention over paged keys and values, with grouped query heads.
 
-A cache is [num_pages, page_size, num_kv_heads, head_dim]; `page_tables` [num_seqs, max_pages] names the pages of
-each sequence in order, padded with any valid page; `context_lens` [num_seqs] counts all tokens of a sequence, those
-of this step included. With a `sliding_window` a token sees itself and the `sliding_window - 1` tokens before it.
+A cache is [num_pages, page_size, num_kv_heads, head_dim]. Sequence i of a call has the pages of row `table_rows[i]` of
+`page_tables` [num_rows, max_pages] (int32), in order, padded with any valid page; without `table_rows` row i itself.
+`context_lens` [num_seqs] (int32) counts all tokens of a sequence, those of this step included. With a `sliding_window`
+a token sees itself and the `sliding_window - 1` tokens before it.
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -13,13 +16,21 @@ from torch import Tensor
 _QUERY_BLOCK = 1024
 
 
+@dataclass(frozen=True, slots=True)
+class DecodePlan:
+    """What is known of a step's decodes before its first layer."""
+
+    max_context_len: int
+
+
 def paged_decode_attention(
     query: Tensor,
     k_cache: Tensor,
     v_cache: Tensor,
     page_tables: Tensor,
+    table_rows: Tensor | None,
     context_lens: Tensor,
-    max_context_len: int,
+    plan: DecodePlan,
     scale: float,
     sliding_window: int | None = None,
 ) -> Tensor:
@@ -28,13 +39,14 @@ def paged_decode_attention(
     The query heads of one group take the place of query tokens: they all see the same keys.
     """
     num_seqs, num_heads, head_dim = query.shape
-    num_kv_heads = k_cache.shape[2]
-    key = _gather(k_cache, page_tables, max_context_len)
-    value = _gather(v_cache, page_tables, max_context_len)
+    num_kv_heads, max_context_len = k_cache.shape[2], plan.max_context_len
+    tables = page_tables if table_rows is None else page_tables[table_rows]
+    key = _gather(k_cache, tables, max_context_len)
+    value = _gather(v_cache, tables, max_context_len)
     mask = None
     if num_seqs > 1 or sliding_window is not None:
         mask = _decode_mask(context_lens, max_context_len, sliding_window)
-    grouped = query.view(num_seqs, num_kv_heads, num_heads // num_kv_heads, head_dim)
+    grouped = query.reshape(num_seqs, num_kv_heads, num_heads // num_kv_heads, head_dim)
     out = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scale)
     return out.reshape(num_seqs, num_heads, head_dim)
 
@@ -44,17 +56,22 @@ def paged_prefill_attention(
     k_cache: Tensor,
     v_cache: Tensor,
     page_tables: Tensor,
-    query_lens: list[int],
-    context_lens: list[int],
+    table_rows: Tensor | None,
+    query_starts: Tensor,
+    context_lens: Tensor,
+    max_query_len: int,
     scale: float,
     sliding_window: int | None = None,
 ) -> Tensor:
     """Chunks of several sequences, one after the other: [num_tokens, num_heads, head_dim] in and out.
 
-    Sequence i has the next `query_lens[i]` rows; they are the last tokens of its `context_lens[i]`.
+    Sequence i has the rows `query_starts[i]` to `query_starts[i + 1]` (int32, [num_seqs + 1]), at most `max_query_len`
+    of them; they are the last tokens of its context.
     """
+    tables = page_tables if table_rows is None else page_tables[table_rows]
     outs = []
-    for page_table, rows, context_len in zip(page_tables, torch.split(query, query_lens), context_lens, strict=True):
+    rows_of = torch.split(query, query_starts.diff().tolist())
+    for page_table, rows, context_len in zip(tables, rows_of, context_lens.tolist(), strict=True):
         key = _gather(k_cache, page_table[None], context_len)[0]
         value = _gather(v_cache, page_table[None], context_len)[0]
         outs.append(_chunk_attention(rows, key, value, scale, sliding_window))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gpu_worker.kernels.philox import gumbel, gumbel_at
+from gpu_worker.kernels.torch_ops.philox import gumbel, gumbel_at
 
 
 def sample(logits: Tensor, temperature: Tensor, seeds: Tensor, choices: Tensor, output_indexes: Tensor) -> Tensor:
