@@ -1,5 +1,6 @@
 """The engine: sequences in, steps, tokens out. Knows no bus and no threads."""
 
+from collections import deque
 from typing import Protocol
 
 from gpu_worker.scheduling.admission import AdmissionLimits
@@ -9,11 +10,19 @@ from gpu_worker.scheduling.scheduler import Scheduler
 from gpu_worker.scheduling.sequence import GenerationRequest, Sequence, new_sequences
 
 
-class Runner(Protocol):
-    """What executes a batch: the model, or in tests an arithmetic rule."""
+class Launched(Protocol):
+    """A step under way."""
 
-    def execute(self, batch: Batch) -> SampledTokens:
-        """One id for each sequence of the batch that samples, in order."""
+    def result(self) -> SampledTokens:
+        """One id for each sequence of the batch that samples, in order. Waits until they are known."""
+        ...
+
+
+class Runner(Protocol):
+    """What executes batches: the model, or in tests an arithmetic rule. Batches are executed in order."""
+
+    def launch(self, batch: Batch) -> Launched:
+        """Begin the execution of a batch; what it needs of the sequences is read before this returns."""
         ...
 
 
@@ -27,24 +36,37 @@ class Engine:
         residency: Residency,
         limits: AdmissionLimits,
         eos_ids: frozenset[int],
+        *,
+        overlaps: bool = False,
     ) -> None:
+        """With `overlaps` a step is launched before the tokens of the one before it are read."""
         self.limits = limits
         self._eos_ids = eos_ids
         self._scheduler = scheduler
         self._runner = runner
         self._residency = residency
+        self._max_under_way = 1 if overlaps else 0
+        self._under_way: deque[tuple[Batch, Launched]] = deque()
         self._batch: Batch | None = None
 
     @property
     def has_work(self) -> bool:
-        return self._scheduler.has_work
+        return self._scheduler.has_work or bool(self._under_way)
 
     def step(self) -> StepResult:
-        """Run what is due, and say what came of it."""
+        """Launch what is due, and say what came of the step before it (without overlap, of this one)."""
         self._batch = None
         self._batch = batch = self._scheduler.schedule()
-        sampled = self._runner.execute(batch)
-        return self._scheduler.commit(batch, sampled)
+        if batch:
+            launched = self._runner.launch(batch)
+            self._scheduler.dispatch(batch)
+            self._under_way.append((batch, launched))
+        if len(self._under_way) > (self._max_under_way if batch else 0):
+            self._batch, launched = self._under_way[0]
+            sampled = launched.result()
+            self._under_way.popleft()
+            return self._scheduler.commit(self._batch, sampled)
+        return self._scheduler.commit(Batch([], 0), SampledTokens())
 
     def fail_step(self, error: Exception) -> StepResult:
         """After `step` has raised: end the sequences that were in it, so that the others can go on.
@@ -53,7 +75,9 @@ class Engine:
         """
         suspects = self.running() + self.waiting()
         if self._batch is not None:
-            suspects = [scheduled.sequence for scheduled in self._batch.scheduled]
+            batches = [self._batch, *(batch for batch, _ in self._under_way)]
+            suspects = list({scheduled.sequence: None for batch in batches for scheduled in batch.scheduled})
+        self._under_way.clear()
         return self._scheduler.fail(suspects, f"{type(error).__name__}: {error}")
 
     def add(self, request: GenerationRequest) -> list[Sequence]:

@@ -77,7 +77,7 @@ def build_engine(model_path: Path, options: EngineOptions, clock_ns: Callable[[]
     logger.info("KV Cache is allocated. #tokens: %d, size: %.2f GB", num_kv_tokens, num_bytes / 2**30)
     pool = PagePool(num_pages, options.page_size)
     cache = RadixPrefixCache(pool) if options.has_prefix_cache else NoPrefixCache(pool)
-    residency = Residency(pool, cache)
+    residency = Residency(pool, cache, options.max_running_requests)
     scheduler = Scheduler(
         residency,
         max_running_requests=options.max_running_requests,

@@ -1,4 +1,6 @@
-"""Runs a batch through the model and samples."""
+"""Runs a batch through the model and samples, one step after the other."""
+
+from dataclasses import dataclass
 
 import torch
 
@@ -6,6 +8,17 @@ from gpu_worker.execution.forward_inputs import build_forward_inputs
 from gpu_worker.execution.sampler import sample_tokens
 from gpu_worker.models.decoder import Decoder, KvLayer
 from gpu_worker.scheduling.batch import Batch, SampledTokens
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A step that is through."""
+
+    sampled: SampledTokens
+
+    def result(self) -> SampledTokens:
+        """Without waiting."""
+        return self.sampled
 
 
 class ModelRunner:
@@ -19,11 +32,9 @@ class ModelRunner:
         self._device = key_cache.device
 
     @torch.inference_mode()
-    def execute(self, batch: Batch) -> SampledTokens:
-        """One id for each sequence of the batch that samples."""
-        if not batch:
-            return SampledTokens()
+    def launch(self, batch: Batch) -> Finished:
+        """Execute a batch, all of it before this returns."""
         inputs = build_forward_inputs(batch, self._page_size, self._device)
         logits = self._decoder.forward(inputs, self._kv_layers)
         sequences = [scheduled.sequence for scheduled in batch.scheduled if scheduled.samples]
-        return sample_tokens(logits, sequences)
+        return Finished(sample_tokens(logits, sequences))

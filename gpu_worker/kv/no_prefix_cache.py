@@ -24,8 +24,9 @@ class NoPrefixCache:
         for page_id in page_table:
             self._pool.release(page_id)
 
-    def insert(self, token_ids: "array[int]", page_table: "array[int]", num_tokens: int) -> None:
+    def insert(self, token_ids: "array[int]", page_table: "array[int]", num_tokens: int) -> int:
         """Keeps nothing: the pages stay the caller's alone."""
+        return len(page_table)
 
     def evict(self, num_pages: int) -> int:
         return 0

@@ -33,10 +33,11 @@ class PrefixCache(Protocol):
         """Let go of a whole page table."""
         ...
 
-    def insert(self, token_ids: "array[int]", page_table: "array[int]", num_tokens: int) -> None:
+    def insert(self, token_ids: "array[int]", page_table: "array[int]", num_tokens: int) -> int:
         """Offer the full pages among the first `num_tokens` tokens, which are computed and held by the caller.
 
-        Where the cache already has an equal page, `page_table` is changed in place to hold that one instead.
+        Where the cache already has an equal page, `page_table` is changed in place to hold that one instead. Returns
+        how many pages from the first on are as they were.
         """
         ...
 

@@ -59,8 +59,8 @@ class RadixPrefixCache:
             if self._pool.release(page_id) and page_id in self._nodes:
                 self._rest(self._nodes[page_id], self._clock)
 
-    def insert(self, token_ids: "array[int]", page_table: "array[int]", num_tokens: int) -> None:
-        node = self._root
+    def insert(self, token_ids: "array[int]", page_table: "array[int]", num_tokens: int) -> int:
+        node, num_kept = self._root, len(page_table)
         for index, key in enumerate(self._page_keys(token_ids, num_tokens)):
             child = node.children.get(key)
             if child is None:
@@ -69,7 +69,9 @@ class RadixPrefixCache:
                 self._pool.retain((child.page_id,))
                 self._pool.release(page_table[index])
                 page_table[index] = child.page_id
+                num_kept = min(num_kept, index)
             node = child
+        return num_kept
 
     def evict(self, num_pages: int) -> int:
         num_evicted = 0

@@ -1,26 +1,33 @@
 """What one step runs, and what came of it."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from gpu_worker.scheduling.sequence import Finish, Sequence
+
+if TYPE_CHECKING:
+    from gpu_worker.scheduling.decode_run import DecodeRun
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduledSequence:
-    """A sequence and how many of its uncomputed tokens run in this step."""
+    """A sequence and how many of its uncomputed tokens run in this step.
+
+    `samples` says whether that is up to its last token, so that the next one can be sampled.
+    """
 
     sequence: Sequence
     num_scheduled_tokens: int
-
-    @property
-    def samples(self) -> bool:
-        """Whether this step computes its last token, so that the next one can be sampled."""
-        return self.num_scheduled_tokens == self.sequence.num_uncomputed_tokens and self.sequence.max_new_tokens > 0
+    samples: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The sequences of one step. The first `num_decodes` run one token each."""
+    """The sequences of one step. The first `num_decodes` run one token each.
+
+    With a `run` it repeats the batch before it, each sequence one token further; `grown` are those of its sequences
+    that got a page since.
+    """
 
     scheduled: list[ScheduledSequence]
     num_decodes: int
@@ -28,6 +35,8 @@ class Batch:
     num_new_sequences: int = 0
     num_cached_tokens: int = 0
     num_preemptions: int = 0
+    run: "DecodeRun | None" = None
+    grown: list[Sequence] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.scheduled)
@@ -100,3 +109,13 @@ class StepResult:
             self.logprobs[row] = (logprobs,)
         if sequence.finish is not None:
             self.finishes[row] = sequence.finish
+
+    def add_all(self, sequences: list[Sequence], first_indexes: list[int], sampled: SampledTokens) -> None:
+        """Append a row with one new token for each of these sequences."""
+        first_row = len(self.sequences)
+        self.sequences.extend(sequences)
+        self.first_indexes.extend(first_indexes)
+        self.counts.extend([1] * len(sequences))
+        self.token_ids.extend(sampled.token_ids)
+        for row, logprobs in sampled.logprobs.items():
+            self.logprobs[first_row + row] = (logprobs,)

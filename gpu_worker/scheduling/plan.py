@@ -18,10 +18,15 @@ class Plan:
     num_cached_tokens: int = 0
     num_preemptions: int = 0
 
+    def add_decode(self, sequence: Sequence) -> None:
+        """One token, and the next one from it."""
+        self.decodes.append(ScheduledSequence(sequence, 1, samples=True))
+
     def add_chunk(self, sequence: Sequence) -> None:
         """As much of a prefill as the budget allows."""
         num_tokens = min(sequence.num_uncomputed_tokens, self.budget)
-        self.chunks.append(ScheduledSequence(sequence, num_tokens))
+        samples = num_tokens == sequence.num_uncomputed_tokens and sequence.max_new_tokens > 0
+        self.chunks.append(ScheduledSequence(sequence, num_tokens, samples))
         self.num_prefill_tokens += num_tokens
         self.budget -= num_tokens
 

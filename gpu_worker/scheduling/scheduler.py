@@ -3,6 +3,10 @@
 A suspect, over which a worker may have crashed, prefills in steps of its own, so that it takes nobody along; every
 other step is for the rest.
 
+A step is scheduled, dispatched when its execution has begun, and committed when its tokens are known; the next one may
+be scheduled and dispatched before that. So whoever stops is noticed when one more step of it is under way, whose token
+is dropped.
+
 Invariants: a running sequence holds pages for all its tokens but perhaps the last; a waiting or finished one
 holds none. Every sequence that was added is finished exactly once.
 """
@@ -11,7 +15,8 @@ import time
 from bisect import insort
 from collections.abc import Callable
 
-from gpu_worker.scheduling.batch import Batch, SampledTokens, ScheduledSequence, StepResult, StepStats
+from gpu_worker.scheduling.batch import Batch, SampledTokens, StepResult, StepStats
+from gpu_worker.scheduling.decode_run import DecodeRun
 from gpu_worker.scheduling.finish import LENGTH, finish_of, finish_of_given
 from gpu_worker.scheduling.plan import Plan
 from gpu_worker.scheduling.residency import Residency
@@ -24,6 +29,14 @@ def _rank(sequence: Sequence) -> tuple[int, int]:
     return sequence.rank
 
 
+def _awaits_its_end(sequence: Sequence) -> bool:
+    return sequence.num_unsampled_tokens <= 0
+
+
+def _may_prefill_alone(sequence: Sequence) -> bool:
+    return sequence.is_suspect and not sequence.num_pending_tokens
+
+
 class Scheduler:
     """Holds every unfinished sequence, waiting or running, both sorted by rank (resumed first, then arrival)."""
 
@@ -33,11 +46,14 @@ class Scheduler:
         *,
         max_running_requests: int,
         max_prefill_tokens: int,
+        has_runs: bool = False,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
+        """`has_runs` says that the runner can repeat a batch (see `DecodeRun`)."""
         self._residency = residency
         self._max_running = max_running_requests
         self._max_prefill_tokens = max_prefill_tokens
+        self._has_runs = has_runs
         self._clock_ns = clock_ns
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
@@ -45,6 +61,7 @@ class Scheduler:
         self._num_arrived = 0
         self._prefilling_suspect: Sequence | None = None
         self._was_suspects_turn = False
+        self._run: DecodeRun | None = None
 
     @property
     def has_work(self) -> bool:
@@ -67,6 +84,7 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence; one that the given ids already finish is reported by the next commit instead."""
+        self._close_run()  # so that it can be admitted
         self._num_arrived += 1
         sequence.rank = (0 if sequence.num_output_tokens else 1, self._num_arrived)
         finish = finish_of_given(sequence)
@@ -88,35 +106,99 @@ class Scheduler:
 
     def schedule(self) -> Batch:
         """The next step: a suspect's or the others', in turn while there are both."""
+        if self._run is not None:
+            batch = self._continue_run(self._run)
+            if batch:
+                return batch
+            self._close_run()
         batch = Batch([], 0) if self._was_suspects_turn else self._schedule_suspect()
         self._was_suspects_turn = bool(batch)
         return batch or self._schedule_others() or self._schedule_suspect()
 
-    def commit(self, batch: Batch, sampled: SampledTokens) -> StepResult:
-        """Record what the step computed, and finish who is done."""
-        result = self._begin_result(batch)
-        now = self._clock_ns()
-        place = 0
+    def dispatch(self, batch: Batch) -> None:
+        """Note that the execution of the batch has begun: who comes after it finds its tokens computed."""
+        if batch.run is not None:
+            batch.run.num_dispatched += 1
+            return
         for scheduled in batch.scheduled:
-            sequence, samples = scheduled.sequence, scheduled.samples
+            sequence = scheduled.sequence
             sequence.num_computed_tokens += scheduled.num_scheduled_tokens
             if sequence.is_prefilling and not sequence.num_uncomputed_tokens:
                 sequence.is_prefilling = sequence.is_suspect = False
                 self._residency.share(sequence)
-            if samples:
-                token_id = sampled.token_ids[place]
-                self._append(sequence, token_id, now)
-                result.add(sequence, token_id, sampled.logprobs.get(place))
+            sequence.num_pending_tokens += scheduled.samples
+        if self._has_runs and self._may_repeat(batch):
+            self._run = DecodeRun(batch.scheduled, self._residency.pool.page_size)
+
+    def commit(self, batch: Batch, sampled: SampledTokens) -> StepResult:
+        """Record what the step sampled, and finish who is done."""
+        result = self._begin_result(batch)
+        if batch.run is not None and batch.run is self._run:
+            self._commit_run(batch.run, sampled, result)
+            return result
+        now = self._clock_ns()
+        place = 0
+        for scheduled in batch.scheduled:
+            sequence = scheduled.sequence
+            if scheduled.samples:
+                sequence.num_pending_tokens -= 1
+                if sequence.finish is None:
+                    token_id = sampled.token_ids[place]
+                    self._append(sequence, token_id, now)
+                    result.add(sequence, token_id, sampled.logprobs.get(place))
                 place += 1
-            elif not sequence.num_uncomputed_tokens:
+            elif sequence.finish is None and not sequence.num_uncomputed_tokens:
                 self._complete(sequence, LENGTH, now)
                 result.add(sequence, None)
         return result
 
     def fail(self, sequences: list[Sequence], message: str) -> StepResult:
-        """End these sequences, whose step failed; what it computed is not trusted."""
+        """End these sequences, whose steps failed; what they computed is not trusted."""
+        self._close_run()
+        for sequence in sequences:
+            sequence.num_pending_tokens = 0
         self._drop([s for s in sequences if s.finish is None], Finish("error", message=message))
+        self._residency.cache.clear()  # it may hold pages of these steps
         return self._begin_result(Batch([], 0))
+
+    def _may_repeat(self, batch: Batch) -> bool:
+        """Whether nothing but the end of a sequence, an arrival or an abort can change the next batches."""
+        if batch.num_decodes != len(batch.scheduled) or not batch or batch.num_preemptions:
+            return False
+        if self._waiting and len(self._running) < self._max_running:
+            return False
+        if any(_awaits_its_end(scheduled.sequence) for scheduled in batch.scheduled):
+            return False
+        num_idle = len(self._running) - batch.num_decodes
+        return num_idle == 0 or num_idle == sum(_awaits_its_end(sequence) for sequence in self._running)
+
+    def _continue_run(self, run: DecodeRun) -> Batch:
+        """The batch of the run once more; nothing if one of its sequences is full or pages run out."""
+        if run.num_dispatched == run.num_steps:
+            return Batch([], 0)
+        for sequence in run.due_for_a_page():
+            if not self._residency.extend(sequence):
+                return Batch([], 0)
+        return run.next_batch()
+
+    def _close_run(self) -> None:
+        if self._run is not None:
+            self._run.close()
+            self._run = None
+
+    def _commit_run(self, run: DecodeRun, sampled: SampledTokens, result: StepResult) -> None:
+        """`commit` without touching any sequence, but for those that may be finished."""
+        rows = run.commit(sampled.token_ids)
+        result.add_all(run.sequences, run.first_indexes(), sampled)
+        if not rows:
+            return
+        now, first_row = self._clock_ns(), len(result.sequences) - len(run.sequences)
+        for row in rows:
+            sequence = run.sequences[row]
+            finish = finish_of(sequence)
+            if finish is not None:
+                self._complete(sequence, finish, now)
+                result.finishes[first_row + row] = finish
 
     def _schedule_suspect(self) -> Batch:
         """The next chunk of the first suspect; nothing if there is none, or it cannot be admitted now."""
@@ -124,7 +206,7 @@ class Scheduler:
         begun = self._prefilling_suspect
         if begun is not None and begun.is_suspect and begun.state is SequenceState.RUNNING:
             plan.add_chunk(begun)
-        elif self._waiting and self._waiting[0].is_suspect and len(self._running) < self._max_running:
+        elif self._waiting and _may_prefill_alone(self._waiting[0]) and len(self._running) < self._max_running:
             self._prefilling_suspect = self._waiting[0]
             self._try_to_admit(0, plan)
         return plan.batch()
@@ -143,8 +225,8 @@ class Scheduler:
             if sequence.is_prefilling:
                 if plan.budget > 0 and not sequence.is_suspect:
                     plan.add_chunk(sequence)
-            elif self._reserve_slot(sequence, plan):
-                plan.decodes.append(ScheduledSequence(sequence, 1))
+            elif not _awaits_its_end(sequence) and self._reserve_slot(sequence, plan):
+                plan.add_decode(sequence)
             index += 1
 
     def _reserve_slot(self, sequence: Sequence, plan: Plan) -> bool:
@@ -169,8 +251,10 @@ class Scheduler:
                 # Its sibling is computing their common prompt: a step later it is a prefix-cache hit.
                 index += 1
                 continue
-            if sequence.is_suspect or not self._try_to_admit(index, plan):
-                return  # a suspect is not overtaken: a step of its own comes next
+            if sequence.is_suspect or sequence.num_pending_tokens or not self._try_to_admit(index, plan):
+                # A suspect is not overtaken: a step of its own comes next. Nor is one that was preempted while its
+                # last token was under way: it is known in the next step.
+                return
             if self._will_share(sequence):
                 prefilling.add(sequence.key)
 
@@ -219,23 +303,26 @@ class Scheduler:
             self._complete(sequence, finish, now)
 
     def _complete(self, sequence: Sequence, finish: Finish, now: int) -> None:
+        if self._run is not None and sequence in self._run:
+            self._close_run()
         self._residency.share(sequence)
         self._retire(sequence, finish, now)
 
     def _retire(self, sequence: Sequence, finish: Finish, now: int) -> None:
-        self._running.remove(sequence)
-        self._residency.leave(sequence)
+        if self._run is not None and (self._waiting or sequence in self._run):
+            self._close_run()
+        if sequence.state is SequenceState.RUNNING:
+            self._running.remove(sequence)
+            self._residency.leave(sequence)
+        else:
+            self._waiting.remove(sequence)
         self._end(sequence, finish, now)
 
     def _drop(self, sequences: list[Sequence], finish: Finish) -> None:
         """End sequences outside of a commit; the next result reports them."""
         now = self._clock_ns()
         for sequence in sequences:
-            if sequence.state is SequenceState.RUNNING:
-                self._retire(sequence, finish, now)
-            else:
-                self._waiting.remove(sequence)
-                self._end(sequence, finish, now)
+            self._retire(sequence, finish, now)
         self._ended.extend(sequences)
 
     @staticmethod
@@ -256,8 +343,8 @@ class Scheduler:
         pool = self._residency.pool
         num_pending = 0
         if batch.num_prefill_tokens:
-            num_pending = sum(s.num_uncomputed_tokens for s in (*self._waiting, *self._running))
-            num_pending -= batch.num_decodes + batch.num_prefill_tokens
+            prefilling = (sequence for sequence in self._running if sequence.is_prefilling)
+            num_pending = sum(s.num_uncomputed_tokens for s in (*self._waiting, *prefilling))
         return StepStats(
             num_decodes=batch.num_decodes,
             num_new_sequences=batch.num_new_sequences,

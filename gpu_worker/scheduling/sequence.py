@@ -70,11 +70,14 @@ class Sequence:
     """One choice of a request. Only the engine thread changes it; others may read single fields.
 
     `max_new_tokens` is as asked, but within the context length; `stopping_ids` are all ids that end it.
-    `token_ids` is the prompt followed by all output ids, given or sampled. `num_computed_tokens` of them have
-    their KV in the pages of `page_table`. `num_cached_tokens` is the number of prompt tokens that the prefix
-    cache had at the first admission, None before it. `is_prefilling` holds from an admission until all tokens of
-    that moment are computed. `is_suspect` holds, for one that a worker may have crashed over, until its first prefill
-    has done no harm. `is_plain_greedy` is `is_plain_greedy(sampling)`, asked in every step.
+    `token_ids` is the prompt followed by all output ids, given or sampled, as far as they are known; after them come
+    `num_pending_tokens` that steps under way will sample. `num_computed_tokens` of all these have their KV in the pages
+    of `page_table`, or will have it when those steps are through. `num_cached_tokens` is the number of prompt tokens
+    that the prefix cache had at the first admission, None before it. `is_prefilling` holds from an admission until all
+    tokens of that moment are computed. `is_suspect` holds, for one that a worker may have crashed over, until its first
+    prefill has done no harm. `table_row` is its place in the tables of a device while it runs, -1 else; `is_on_device`
+    and `num_synced_pages` say what these tables hold of it. `is_plain_greedy` is `is_plain_greedy(sampling)`, asked in
+    every step.
     """
 
     sequence_id: int
@@ -88,11 +91,15 @@ class Sequence:
     stopping_ids: frozenset[int] = frozenset()
     rank: tuple[int, int] = (1, 0)
     num_computed_tokens: int = 0
+    num_pending_tokens: int = 0
     num_cached_tokens: int | None = None
     num_preemptions: int = 0
     is_prefilling: bool = False
     is_suspect: bool = False
     page_table: "array[int]" = field(default_factory=lambda: array("i"))
+    table_row: int = -1
+    is_on_device: bool = False
+    num_synced_pages: int = 0
     state: SequenceState = SequenceState.WAITING
     finish: Finish | None = None
     is_plain_greedy: bool = field(init=False)
@@ -102,15 +109,22 @@ class Sequence:
 
     @property
     def num_tokens(self) -> int:
-        return len(self.token_ids)
+        """All tokens, those under way included."""
+        return len(self.token_ids) + self.num_pending_tokens
 
     @property
     def num_output_tokens(self) -> int:
+        """Output tokens that are known."""
         return len(self.token_ids) - self.num_prompt_tokens
 
     @property
     def num_uncomputed_tokens(self) -> int:
-        return len(self.token_ids) - self.num_computed_tokens
+        return self.num_tokens - self.num_computed_tokens
+
+    @property
+    def num_unsampled_tokens(self) -> int:
+        """How many more tokens may be sampled than are known or under way."""
+        return self.max_new_tokens - self.num_output_tokens - self.num_pending_tokens
 
     @property
     def output_ids(self) -> "array[int]":

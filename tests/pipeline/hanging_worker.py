@@ -8,8 +8,8 @@ import threading
 
 from gpu_worker import engine_build
 from gpu_worker.__main__ import main
-from gpu_worker.execution.model_runner import ModelRunner
-from gpu_worker.scheduling.batch import Batch, SampledTokens
+from gpu_worker.execution.model_runner import Finished, ModelRunner
+from gpu_worker.scheduling.batch import Batch
 
 HANGS_AT = 778
 MARK = "HANGING_WORKER_MARK"
@@ -18,13 +18,13 @@ MARK = "HANGING_WORKER_MARK"
 class HangingRunner(ModelRunner):
     """Stands for a kernel that never returns; the process lives, and its heartbeats go on."""
 
-    def execute(self, batch: Batch) -> SampledTokens:
+    def launch(self, batch: Batch) -> Finished:
         """Waits for ever, once."""
         for scheduled in batch.scheduled:
             begin = scheduled.sequence.num_computed_tokens
             if HANGS_AT in scheduled.sequence.token_ids[begin : begin + scheduled.num_scheduled_tokens] and _is_first():
                 threading.Event().wait()
-        return super().execute(batch)
+        return super().launch(batch)
 
 
 def _is_first() -> bool:

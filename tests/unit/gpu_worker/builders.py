@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from gpu_worker.engine import Engine
@@ -10,7 +10,7 @@ from gpu_worker.kv.no_prefix_cache import NoPrefixCache
 from gpu_worker.kv.page_pool import PagePool
 from gpu_worker.kv.radix_prefix_cache import RadixPrefixCache
 from gpu_worker.scheduling.admission import AdmissionLimits
-from gpu_worker.scheduling.batch import Batch, SampledTokens, StepResult, TokenLogprobs
+from gpu_worker.scheduling.batch import Batch, SampledTokens, ScheduledSequence, StepResult, TokenLogprobs
 from gpu_worker.scheduling.residency import Residency
 from gpu_worker.scheduling.scheduler import Scheduler
 from gpu_worker.scheduling.sequence import Finish, GenerationRequest, NewSequence, Sequence
@@ -27,23 +27,78 @@ def next_token(sequence: Sequence) -> int:
 
 @dataclass
 class ArithmeticRunner:
-    """Stands in for the model. Checks what a model would rely on, and remembers the batches."""
+    """Stands in for the model. Checks what a model would rely on, and remembers the batches.
+
+    Like a device it knows the tokens that it has sampled before the scheduler does, and goes on from them.
+    """
 
     page_size: int
     rule: Callable[[Sequence], int] = next_token
     batches: list[list[tuple[int, int]]] = field(default_factory=list)
+    _tokens: dict[int, "array[int]"] = field(default_factory=dict)
+    _computed: dict[int, int] = field(default_factory=dict)
+    _tables: dict[int, tuple[Sequence, list[int]]] = field(default_factory=dict)
 
-    def execute(self, batch: Batch) -> SampledTokens:
+    def launch(self, batch: Batch) -> "Sampled":
+        if batch.run is not None:
+            assert self.batches, "there is a batch to repeat"
+            assert [s.sequence.sequence_id for s in batch.scheduled] == [id_ for id_, _ in self.batches[-1]]
         self.batches.append([(s.sequence.sequence_id, s.num_scheduled_tokens) for s in batch.scheduled])
-        for scheduled in batch.scheduled:
-            sequence = scheduled.sequence
-            end = sequence.num_computed_tokens + scheduled.num_scheduled_tokens
-            assert scheduled.num_scheduled_tokens > 0
-            assert len(sequence.page_table) * self.page_size >= end, "no slot for a scheduled token"
         assert all(s.num_scheduled_tokens == 1 for s in batch.scheduled[: batch.num_decodes])
         if any(s.sequence.is_suspect for s in batch.scheduled):
             assert len(batch.scheduled) == 1, "a suspect has company"
-        return SampledTokens([self.rule(s.sequence) for s in batch.scheduled if s.samples])
+        rows = [s.sequence.table_row for s in batch.scheduled]
+        assert len(set(rows)) == len(rows), "two sequences share a table row"
+        return Sampled([self._run(scheduled, batch) for scheduled in batch.scheduled], self.rule)
+
+    def _run(self, scheduled: ScheduledSequence, batch: Batch) -> "_Device":
+        sequence, id_ = scheduled.sequence, scheduled.sequence.sequence_id
+        known = self._tokens.setdefault(id_, array("I"))
+        known.extend(sequence.token_ids[len(known) :])
+        start = self._computed[id_] if batch.run is not None else sequence.num_computed_tokens
+        end = self._computed[id_] = start + scheduled.num_scheduled_tokens
+        if batch.run is None or sequence in batch.grown:
+            self._synchronise(sequence)
+        owner, table = self._tables[sequence.table_row]
+        assert owner is sequence, "the table row is somebody else's"
+        assert table == sequence.page_table.tolist(), "the device has old pages"
+        assert len(table) * self.page_size >= end, "no slot for a scheduled token"
+        assert end <= len(known), "a token is computed before it is sampled"
+        assert scheduled.samples == (end == len(known) and sequence.max_new_tokens > 0)
+        return _Device(sequence, known, end if scheduled.samples else None)
+
+    def _synchronise(self, sequence: Sequence) -> None:
+        if not sequence.is_on_device:
+            self._tables[sequence.table_row] = (sequence, [])
+            sequence.is_on_device = True
+        _, table = self._tables[sequence.table_row]
+        del table[sequence.num_synced_pages :]
+        table.extend(sequence.page_table[sequence.num_synced_pages :])
+        sequence.num_synced_pages = len(table)
+
+
+@dataclass
+class _Device:
+    """What a device has of a sequence in a step; `end` is where it samples, if it does."""
+
+    sequence: Sequence
+    known: "array[int]"
+    end: int | None
+
+
+class Sampled:
+    """A step under way: its tokens are sampled at once, as a view of the sequence that knows them all."""
+
+    def __init__(self, devices: list[_Device], rule: Callable[[Sequence], int]) -> None:
+        self._token_ids = []
+        for device in devices:
+            if device.end is not None:
+                view = replace(device.sequence, token_ids=device.known[: device.end], num_pending_tokens=0)
+                self._token_ids.append(rule(view))
+                device.known.append(self._token_ids[-1])
+
+    def result(self) -> SampledTokens:
+        return SampledTokens(self._token_ids)
 
 
 @dataclass
@@ -69,20 +124,23 @@ def make_rig(
     max_prefill_tokens: int = 1024,
     context_length: int = 200,
     rule: Callable[[Sequence], int] = next_token,
+    overlaps: bool = False,
 ) -> Rig:
     pool = PagePool(num_pages, page_size)
     cache = RadixPrefixCache(pool) if has_prefix_cache else NoPrefixCache(pool)
-    residency = Residency(pool, cache)
+    residency = Residency(pool, cache, max_running_requests)
     ticks = count(1)
     scheduler = Scheduler(
         residency,
         max_running_requests=max_running_requests,
         max_prefill_tokens=max_prefill_tokens,
+        has_runs=overlaps,
         clock_ns=lambda: next(ticks),
     )
     runner = ArithmeticRunner(page_size, rule)
     limits = AdmissionLimits(VOCAB_SIZE, context_length, num_pages * page_size)
-    return Rig(Engine(scheduler, runner, residency, limits, frozenset({EOS})), pool, cache, runner, scheduler)
+    engine = Engine(scheduler, runner, residency, limits, frozenset({EOS}), overlaps=overlaps)
+    return Rig(engine, pool, cache, runner, scheduler)
 
 
 _sequence_ids = count(1)

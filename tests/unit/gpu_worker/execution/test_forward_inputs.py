@@ -19,9 +19,9 @@ def sequence(token_ids: list[int], num_computed: int, page_table: list[int], max
 
 
 def test_decodes_come_first_then_chunks_with_their_slots_and_tables() -> None:
-    decode = ScheduledSequence(sequence([10, 11, 12, 13, 14], 4, [7, 3]), 1)
-    partial = ScheduledSequence(sequence([20, 21, 22, 23, 24, 25, 26], 2, [5, 0]), 3)
-    last = ScheduledSequence(sequence([30, 31], 0, [9]), 2)
+    decode = ScheduledSequence(sequence([10, 11, 12, 13, 14], 4, [7, 3]), 1, samples=True)
+    partial = ScheduledSequence(sequence([20, 21, 22, 23, 24, 25, 26], 2, [5, 0]), 3, samples=False)
+    last = ScheduledSequence(sequence([30, 31], 0, [9]), 2, samples=True)
     inputs = build_forward_inputs(Batch([decode, partial, last], 1), 4, torch.device("cpu"))
     assert inputs.token_ids.tolist() == [14, 22, 23, 24, 30, 31]
     assert inputs.positions.tolist() == [4, 2, 3, 4, 0, 1]
@@ -36,14 +36,14 @@ def test_decodes_come_first_then_chunks_with_their_slots_and_tables() -> None:
 
 
 def test_decodes_alone_want_all_logits() -> None:
-    decodes = [ScheduledSequence(sequence([1, 2], 1, [page]), 1) for page in (4, 2)]
+    decodes = [ScheduledSequence(sequence([1, 2], 1, [page]), 1, samples=True) for page in (4, 2)]
     inputs = build_forward_inputs(Batch(decodes, 2), 4, torch.device("cpu"))
     assert inputs.logit_rows is None
     assert inputs.slot_mapping.tolist() == [17, 9]
 
 
 def test_a_prompt_without_new_tokens_wants_no_logits() -> None:
-    chunk = ScheduledSequence(sequence([1, 2], 0, [0], max_new_tokens=0), 2)
+    chunk = ScheduledSequence(sequence([1, 2], 0, [0], max_new_tokens=0), 2, samples=False)
     inputs = build_forward_inputs(Batch([chunk], 0), 4, torch.device("cpu"))
     assert inputs.logit_rows is not None
     assert inputs.logit_rows.tolist() == []

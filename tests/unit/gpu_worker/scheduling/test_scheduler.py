@@ -135,7 +135,7 @@ def test_a_resumed_sequence_that_is_finished_says_so_without_a_step() -> None:
     sequence = rig.add(1, 2, 3, output_ids=(4, EOS))
     outcome = run_to_end(rig.engine).of(sequence)
     assert (outcome.token_ids, outcome.finish) == ([], Finish("stop", matched=EOS))
-    assert rig.runner.batches == [[]]
+    assert rig.runner.batches == []
 
 
 def test_when_pages_run_out_the_latest_is_preempted_and_nothing_is_lost() -> None:

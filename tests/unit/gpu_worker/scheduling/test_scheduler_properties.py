@@ -33,6 +33,7 @@ _rigs = st.fixed_dictionaries(
         "has_prefix_cache": st.booleans(),
         "max_running_requests": st.integers(1, 5),
         "max_prefill_tokens": st.sampled_from((1, 3, 8, 100)),
+        "overlaps": st.booleans(),
     }
 )
 
