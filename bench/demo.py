@@ -69,7 +69,8 @@ def measure_pipeline(num_repeats: int) -> dict[int, float]:
 
 def measure_engine(num_streams: int) -> float:
     """Tokens per second of the engine alone, in this process."""
-    from gpu_worker.engine_build import EngineOptions, build_engine  # noqa: PLC0415  # torch, in a process of its own
+    from gpu_worker.engine_build import build_engine  # noqa: PLC0415  # torch, in a process of its own
+    from gpu_worker.engine_options import EngineOptions  # noqa: PLC0415  # torch, in a process of its own
     from gpu_worker.scheduling.sequence import GenerationRequest, NewSequence  # noqa: PLC0415
     from wire.checkpoint import resolve  # noqa: PLC0415
     from wire.sampling import SamplingParams  # noqa: PLC0415

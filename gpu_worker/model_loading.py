@@ -1,11 +1,13 @@
 """From settings to a running engine and what the world may know of its model."""
 
+import gc
 import logging
 
 import torch
 
-from gpu_worker.engine_build import EngineOptions, build_engine
+from gpu_worker.engine_build import build_engine
 from gpu_worker.engine_host import LoadedModel
+from gpu_worker.engine_options import EngineOptions
 from gpu_worker.execution.kv_memory import NotEnoughMemoryError
 from gpu_worker.models.config import UnsupportedModelError
 from gpu_worker.models.loading import CheckpointError as BrokenCheckpointError
@@ -26,6 +28,9 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
         engine = build_engine(checkpoint.path, options)
     except (BrokenCheckpointError, UnsupportedModelError, NotEnoughMemoryError) as error:
         raise CheckpointError(str(error)) from error
+    # What is here now stays: the garbage collector need not look at it again, in the middle of a step.
+    gc.collect()
+    gc.freeze()
     limits = engine.limits
     log.info(
         "max_total_num_tokens=%d, chunked_prefill_size=%d, max_running_requests=%d, context_len=%d",
@@ -58,6 +63,10 @@ def _options(settings: WorkerSettings) -> EngineOptions:
         mem_fraction=settings.mem_fraction_static,
         has_prefix_cache=not settings.disable_radix_cache,
         num_threads=settings.num_threads,
+        has_random_weights=settings.load_format == "dummy",
+        has_cuda_graphs=not settings.disable_cuda_graph,
+        cuda_graph_max_bs=settings.cuda_graph_max_bs,
+        overlaps=not settings.disable_overlap_schedule,
     )
 
 

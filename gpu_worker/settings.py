@@ -23,6 +23,10 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Precision; auto is the checkpoint's own on CUDA and float32 on a CPU"),
     ] = "auto"
     page_size: Annotated[int, Meta(ge=1, description="Tokens per page of the KV cache")] = 16
+    load_format: Annotated[
+        Literal["auto", "safetensors", "dummy"],
+        Meta(description="dummy gives random weights, to measure without a checkpoint"),
+    ] = "auto"
     mem_fraction_static: Annotated[
         float, Meta(gt=0, lt=1, description="Share of device memory for weights and KV cache")
     ] = 0.87
@@ -34,6 +38,16 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
         8192
     )
     disable_radix_cache: Annotated[bool, Meta(description="Do not reuse the KV cache of equal prefixes")] = False
+    disable_cuda_graph: Annotated[
+        bool,
+        Meta(description="Launch every kernel of a decode step by itself", extra={"aliases": ["--enforce-eager"]}),
+    ] = False
+    cuda_graph_max_bs: (
+        Annotated[int, Meta(ge=1, description="Largest batch with a CUDA graph; max_running_requests if unset")] | None
+    ) = None
+    disable_overlap_schedule: Annotated[
+        bool, Meta(description="Read the tokens of a step before the next one is launched (GPU only)")
+    ] = False
     decode_log_interval: Annotated[int, Meta(ge=1, description="Decode steps per log line")] = 40
     step_timeout: Annotated[float, Meta(gt=0, description="Seconds after which a step counts as hung")] = 60.0
     num_threads: Annotated[int, Meta(ge=1, description="CPU threads; half the cores if unset")] | None = None

@@ -47,10 +47,8 @@ FOREIGN_FLAGS = (
     ForeignFlag("--schedule-conservativeness", "the scheduler preempts instead of guessing"),
     ForeignFlag("--max-prefill-tokens", "the budget of a step is --chunked-prefill-size"),
     ForeignFlag("--enable-mixed-chunk", "a step mixes prefill and decode anyway", 0),
-    ForeignFlag(
-        "--disable-cuda-graph --enforce-eager --disable-overlap-schedule --enable-torch-compile", _FIXED_KERNELS, 0
-    ),
-    ForeignFlag("--cuda-graph-max-bs --cuda-graph-bs --torch-compile-max-bs", _FIXED_KERNELS, "+"),
+    ForeignFlag("--enable-torch-compile", _FIXED_KERNELS, 0),
+    ForeignFlag("--cuda-graph-bs --torch-compile-max-bs", _FIXED_KERNELS, "+"),
     ForeignFlag("--watchdog-timeout", "see --step-timeout"),
     ForeignFlag("--skip-server-warmup", "the worker is ready once it says so", 0),
     ForeignFlag("--log-requests --enable-log-requests", _OWN_LOGS, 0),
@@ -62,7 +60,6 @@ FOREIGN_FLAGS = (
     ForeignFlag("--tp-size --tensor-parallel-size --tp --ep-size", _ONE_GPU, harmless=("1",)),
     ForeignFlag("--pp-size --pipeline-parallel-size --nnodes", _ONE_GPU, harmless=("1",)),
     ForeignFlag("--node-rank", _ONE_GPU, harmless=("0",)),
-    ForeignFlag("--load-format", "weights are read from safetensors only", harmless=("auto", "safetensors")),
     ForeignFlag("--kv-cache-dtype", "the KV cache has the model's precision", harmless=("auto",)),
     ForeignFlag("--disaggregation-mode", "prefill and decode share a worker", harmless=("null",)),
     ForeignFlag("--quantization", "quantized checkpoints are not supported", harmless=()),

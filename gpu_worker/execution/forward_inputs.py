@@ -1,6 +1,7 @@
 """Turns a batch of sequences into the tensors of one forward pass."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,22 @@ from gpu_worker.scheduling.batch import Batch, ScheduledSequence
 from gpu_worker.scheduling.sequence import Sequence
 
 Ints = npt.NDArray[np.int64]
+Ints32 = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class MixedColumns:
+    """A step with chunks, for a device that knows its sequences.
+
+    `tokens` [3, num_tokens] are ids, positions and slots; the ids of decodes are 0, since only the device knows them.
+    `sequences` [2, num_seqs] are table rows and context lengths. `samplers` [2, num_samplers] are, of the sequences
+    that sample, the row of their last token and their place among the sequences. `chunk_starts` [num_chunks + 1].
+    """
+
+    tokens: Ints32
+    sequences: Ints32
+    samplers: Ints32
+    chunk_starts: Ints32
 
 
 def build_forward_inputs(batch: Batch, page_size: int, device: torch.device) -> ForwardInputs:
@@ -37,6 +54,31 @@ def build_forward_inputs(batch: Batch, page_size: int, device: torch.device) -> 
         chunk_starts=torch.from_numpy(np.cumsum([0, *chunk_lens], dtype=np.int32)).to(device),
         max_chunk_len=max(chunk_lens, default=0),
         logit_rows=_logit_rows(batch, device) if chunks else None,
+    )
+
+
+def mixed_columns(batch: Batch, page_size: int) -> MixedColumns:
+    """The integers of a batch that the scheduler made and that has chunks."""
+    chunks = [_chunk_columns(scheduled, page_size) for scheduled in batch.scheduled[batch.num_decodes :]]
+    slots = []
+    sequences, samplers = [], []
+    end = 0
+    for place, scheduled in enumerate(batch.scheduled):
+        sequence, num_tokens = scheduled.sequence, scheduled.num_scheduled_tokens
+        position = sequence.num_computed_tokens
+        end += num_tokens
+        if place < batch.num_decodes:
+            slots.append((0, position, sequence.page_table[position // page_size] * page_size + position % page_size))
+        sequences.append((sequence.table_row, position + num_tokens))
+        if scheduled.samples:
+            samplers.append((end - 1, place))
+    decodes = [np.array(slots, dtype=np.int64).T] if slots else []
+    lens = [scheduled.num_scheduled_tokens for scheduled in batch.scheduled[batch.num_decodes :]]
+    return MixedColumns(
+        tokens=np.concatenate([*decodes, *chunks], axis=1).astype(np.int32),
+        sequences=np.array(sequences, dtype=np.int32).T,
+        samplers=np.array(samplers, dtype=np.int32).reshape(-1, 2).T,
+        chunk_starts=np.cumsum([0, *lens], dtype=np.int32),
     )
 
 

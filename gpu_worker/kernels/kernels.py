@@ -4,11 +4,29 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from gpu_worker.kernels.torch_ops import attention, linear, rope
+from gpu_worker.kernels.torch_ops import attention, decode_step, linear, rope
 
 
 class Kernels(Protocol):
     """See the functions of the same names in `torch_ops` for shapes."""
+
+    def begin_decode_(
+        self,
+        table_rows: Tensor,
+        context_lens: Tensor,
+        last_ids: Tensor,
+        page_tables: Tensor,
+        page_size: int,
+        token_ids: Tensor,
+        positions: Tensor,
+        slot_mapping: Tensor,
+    ) -> None:
+        """Take every sequence one token further."""
+        ...
+
+    def plan_decodes(self, context_lens: Tensor) -> Any:
+        """What `paged_decode_attention` wants to know of these contexts, once for all layers."""
+        ...
 
     def norm_linear(
         self, hidden: Tensor, norm_weight: Tensor, eps: float, weight: Tensor, bias: Tensor | None
@@ -77,6 +95,8 @@ class Kernels(Protocol):
 class TorchKernels:
     """Plain torch: for CPUs, for float64 and as the reference."""
 
+    begin_decode_ = staticmethod(decode_step.begin_decode_)
+    plan_decodes = staticmethod(attention.plan_decodes)
     norm_linear = staticmethod(linear.norm_linear)
     norm_gate_up = staticmethod(linear.norm_gate_up)
     linear_add_ = staticmethod(linear.linear_add_)

@@ -42,6 +42,8 @@ class Decoder:
             kernels.linear_add_(attended, layer.output, layer.output_bias, residual)
             hidden = kernels.norm_gate_up(residual, layer.post_attention_norm, eps, layer.gate_up, layer.gate_up_bias)
             kernels.linear_add_(hidden, layer.down, layer.down_bias, residual)
+        if inputs.logit_rows is not None and not len(inputs.logit_rows):
+            return residual.new_empty((0, self.config.vocab_size))
         wanted = residual if inputs.logit_rows is None else residual[inputs.logit_rows]
         return kernels.norm_linear(wanted, weights.norm, eps, weights.lm_head, None)
 
@@ -82,6 +84,7 @@ class Decoder:
 
     def _chunks(self, query: Tensor, inputs: ForwardInputs, kv: KvLayer, window: int | None) -> Tensor:
         num_decodes, rows = inputs.num_decodes, inputs.table_rows
+        assert inputs.chunk_starts is not None, "there are chunks"
         return self._kernels.paged_prefill_attention(
             query[num_decodes:],
             *kv,

@@ -17,6 +17,8 @@ INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 # Buffers that old checkpoints carry and every implementation computes itself.
 _COMPUTED_SUFFIX = "rotary_emb.inv_freq"
+_RANDOM_STD = 0.02
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 class CheckpointError(Exception):
@@ -41,6 +43,20 @@ def load_decoder(
     return Decoder(config, weights, context_length, kernels)
 
 
+def random_decoder(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, context_length: int, kernels: Kernels
+) -> Decoder:
+    """A decoder of the configured shape with random weights, the same every time: to measure without a checkpoint."""
+    weights = allocate_weights(config, device, dtype)
+    generator = torch.Generator(device).manual_seed(0)
+    for name, target in checkpoint_targets(config, weights).items():
+        if name.endswith("norm.weight"):
+            target.fill_(1.0)
+        else:
+            target.normal_(std=_RANDOM_STD, generator=generator)
+    return Decoder(config, weights, context_length, kernels)
+
+
 def shard_paths(model_path: Path) -> list[Path]:
     """The safetensors files of a checkpoint folder, in order."""
     index_path = model_path / INDEX_NAME
@@ -56,7 +72,10 @@ def shard_paths(model_path: Path) -> list[Path]:
 
 
 def checkpoint_dtype(model_path: Path) -> torch.dtype:
-    """The data type of the published weights, judged by their first tensor."""
+    """The data type of the published weights: that of their first tensor, without weights as the configuration says."""
+    if not (model_path / SINGLE_NAME).exists() and not (model_path / INDEX_NAME).exists():
+        config = json.loads((model_path / "config.json").read_text(encoding="utf-8"))
+        return _DTYPES.get(config.get("dtype") or config.get("torch_dtype") or "", torch.bfloat16)
     with safe_open(shard_paths(model_path)[0], framework="pt") as shard:
         dtype = shard.get_tensor(next(iter(shard.keys()))).dtype
     assert isinstance(dtype, torch.dtype)

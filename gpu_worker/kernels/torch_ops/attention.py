@@ -23,6 +23,11 @@ class DecodePlan:
     max_context_len: int
 
 
+def plan_decodes(context_lens: Tensor) -> DecodePlan:
+    """The plan for decodes of these context lengths [num_seqs]; waits for them."""
+    return DecodePlan(int(context_lens.max()))
+
+
 def paged_decode_attention(
     query: Tensor,
     k_cache: Tensor,

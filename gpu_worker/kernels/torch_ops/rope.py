@@ -49,5 +49,6 @@ def rope_write_kv(
 
 def write_kv(key: Tensor, value: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
     """Store [num_tokens, num_kv_heads, head_dim] at the slots [num_tokens] of a paged cache."""
-    k_cache.flatten(0, 1).index_copy_(0, slot_mapping, key)
-    v_cache.flatten(0, 1).index_copy_(0, slot_mapping, value)
+    slots = slot_mapping.long()
+    k_cache.flatten(0, 1).index_copy_(0, slots, key)
+    v_cache.flatten(0, 1).index_copy_(0, slots, value)

@@ -72,7 +72,7 @@ def test_a_flag_that_changes_nothing_here_is_reported() -> None:
         (["--tp-size", "2"], "--tp-size 2 is not supported (only 1): a worker runs on one GPU"),
         (["--quantization", "fp8"], "--quantization fp8 is not supported: quantized checkpoints"),
         (["--enable-lora"], "--enable-lora is not supported: LoRA"),
-        (["--load-format", "dummy"], "--load-format dummy is not supported (only auto or safetensors)"),
+        (["--kv-cache-dtype", "fp8"], "--kv-cache-dtype fp8 is not supported (only auto)"),
         (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
         (["--page-size", "0"], "--page-size (or MILLRACE_PAGE_SIZE): Expected `int` >= 1, got '0'"),
     ],

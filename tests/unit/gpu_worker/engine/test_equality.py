@@ -7,7 +7,8 @@ import pytest
 from transformers import PreTrainedModel
 
 from gpu_worker.engine import Engine
-from gpu_worker.engine_build import EngineOptions, build_engine
+from gpu_worker.engine_build import build_engine
+from gpu_worker.engine_options import EngineOptions
 from gpu_worker.scheduling.sequence import Sequence
 from tests.unit.gpu_worker.builders import request, run_to_end
 from tests.unit.gpu_worker.checkpoints import ARCHITECTURES, VOCAB_SIZE, greedy, logprobs, random_model, save

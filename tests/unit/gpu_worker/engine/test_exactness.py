@@ -8,7 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 from gpu_worker.engine import Engine
-from gpu_worker.engine_build import EngineOptions, build_engine
+from gpu_worker.engine_build import build_engine
+from gpu_worker.engine_options import EngineOptions
 from tests.unit.gpu_worker.builders import Outcome, request, run_to_end
 from tests.unit.gpu_worker.checkpoints import VOCAB_SIZE, logprobs
 
