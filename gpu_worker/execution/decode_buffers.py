@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpu_worker.execution.uploads import Uploads
+from gpu_worker.execution.staging import StagingRing
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,11 @@ class DecodeBuffers:
         self._empty = np.zeros((2, max_seqs), dtype=np.int32)
         self._empty[0] = -1
 
-    def load(self, columns: list[tuple[int, int]], uploads: Uploads) -> None:
+    def load(self, columns: list[tuple[int, int]], staging: StagingRing) -> None:
         """The table row and the number of computed tokens of each sequence; the rest becomes padding."""
         state = self._empty.copy()
         state[:, : len(columns)] = np.array(columns, dtype=np.int32).T
-        self._state.copy_(uploads.upload(state))
+        self._state.copy_(staging.upload(state.ravel()).view(2, -1))
 
     def first(self, num_seqs: int) -> DecodeRows:
         """Views of the first sequences."""

@@ -14,8 +14,9 @@ from gpu_worker.execution.decode_graphs import DecodeGraphs
 from gpu_worker.execution.device_tables import DeviceTables
 from gpu_worker.execution.downloads import Download, Downloads
 from gpu_worker.execution.forward_inputs import mixed_columns
-from gpu_worker.execution.sampling_tables import SamplingNeeds, SamplingTables
-from gpu_worker.execution.uploads import Uploads
+from gpu_worker.execution.sampling_needs import Needs, needs_of
+from gpu_worker.execution.sampling_tables import SamplingTables
+from gpu_worker.execution.staging import StagingRing
 from gpu_worker.kernels.kernels import Kernels
 from gpu_worker.models.decoder import Decoder, KvLayer
 from gpu_worker.models.forward_inputs import ForwardInputs
@@ -38,7 +39,7 @@ class _Samplers:
 
     sequences: list[Sequence]
     rows: Tensor
-    needs: SamplingNeeds
+    needs: Needs
 
 
 class DeviceRunner:
@@ -57,8 +58,8 @@ class DeviceRunner:
         self._kernels = kernels
         self._page_size = limits.page_size
         self._device = kv_layers[0][0].device
-        self._uploads = Uploads(self._device)
-        self._tables = DeviceTables(limits.max_seqs, limits.max_pages, self._device, self._uploads)
+        self._staging = StagingRing(self._device)
+        self._tables = DeviceTables(limits.max_seqs, limits.max_pages, self._device, self._staging)
         self._decode = DecodeBuffers(limits.max_seqs, self._device)
         self._sampling = sampling
         self._downloads = Downloads(limits.max_seqs, self._device)
@@ -68,7 +69,6 @@ class DeviceRunner:
     @torch.inference_mode()
     def launch(self, batch: Batch) -> Download:
         """Queue a batch on the device; nothing here waits for it."""
-        self._uploads.begin_step()
         self._sync(batch)
         if batch.num_decodes == len(batch.scheduled):
             samplers = self._begin_decodes(batch)
@@ -104,9 +104,9 @@ class DeviceRunner:
             return self._last
         sequences = [scheduled.sequence for scheduled in batch.scheduled]
         columns = [(sequence.table_row, sequence.num_computed_tokens) for sequence in sequences]
-        self._decode.load(columns, self._uploads)
+        self._decode.load(columns, self._staging)
         rows = self._decode.first(len(sequences)).table_rows
-        return _Samplers(sequences, rows, SamplingNeeds.of(sequences))
+        return _Samplers(sequences, rows, needs_of(sequences))
 
     def _run_decodes(self, num_seqs: int) -> tuple[Tensor, Tensor]:
         """Logits and context lengths of a step in which every sequence decodes."""
@@ -147,14 +147,16 @@ class DeviceRunner:
 
     def _run_mixed(self, batch: Batch) -> tuple[_Samplers, Tensor, Tensor]:
         """A step with chunks of prefills."""
-        num_decodes, num_seqs = batch.num_decodes, len(batch.scheduled)
-        sampling = [scheduled.sequence for scheduled in batch.scheduled if scheduled.samples]
+        num_decodes = batch.num_decodes
         columns = mixed_columns(batch, self._page_size)
-        token_ids, positions, slots = self._uploads.upload(columns.tokens)
-        table_rows, context_lens = self._uploads.upload(columns.sequences)
-        logit_rows, sampler_places = self._uploads.upload(columns.samplers)
+        parts = [columns.tokens, columns.sequences, columns.samplers, columns.chunk_starts]
+        words = self._staging.upload(np.concatenate([part.ravel() for part in parts]))
+        tokens, places, samplers, chunk_starts = words.split([part.size for part in parts])
+        token_ids, positions, slots = tokens.view(3, -1)
+        table_rows, context_lens = places.view(2, -1)
+        logit_rows, sampler_places = samplers.view(2, -1)
         if num_decodes:
-            token_ids[:num_decodes] = self._tables.last_ids[table_rows[:num_decodes]]
+            token_ids[:num_decodes].copy_(self._tables.last_ids[table_rows[:num_decodes]])
         inputs = ForwardInputs(
             token_ids=token_ids,
             positions=positions,
@@ -164,20 +166,25 @@ class DeviceRunner:
             context_lens=context_lens,
             num_decodes=num_decodes,
             decode_plan=self._kernels.plan_decodes(context_lens[:num_decodes]) if num_decodes else None,
-            chunk_starts=self._uploads.upload(columns.chunk_starts),
+            chunk_starts=chunk_starts,
             max_chunk_len=int(np.diff(columns.chunk_starts).max()),
             logit_rows=logit_rows,
         )
         logits = self._decoder.forward(inputs, self._kv_layers)
-        samplers = _Samplers(sampling, table_rows[sampler_places], SamplingNeeds.of(sampling))
-        assert num_seqs > num_decodes, "a step of decodes alone is not mixed"
-        return samplers, logits, context_lens[sampler_places]
+        sampling = [scheduled.sequence for scheduled in batch.scheduled if scheduled.samples]
+        return (
+            _Samplers(sampling, table_rows[sampler_places], needs_of(sampling)),
+            logits,
+            context_lens[sampler_places],
+        )
 
     def _sample(self, logits: Tensor, context_lens: Tensor, samplers: _Samplers) -> Download:
         """Choose the next ids, leave them for the next step, and send them to the host."""
         if not samplers.sequences:
             return self._downloads.nothing()
-        output_indexes = None if samplers.needs.is_greedy else context_lens - self._tables.prompt_lens[samplers.rows]
-        token_ids = self._sampling.sample(logits, samplers.rows, output_indexes, samplers.needs)
-        self._tables.last_ids[samplers.rows] = token_ids
-        return self._downloads.start(token_ids, self._sampling, logits, samplers.sequences)
+        rows, needs = samplers.rows, samplers.needs
+        output_indexes = context_lens if needs is Needs.NOTHING else context_lens - self._tables.prompt_lens[rows]
+        token_ids = self._sampling.sample(logits, rows, output_indexes, needs)
+        self._tables.last_ids[rows] = token_ids
+        asked = self._sampling.logprobs(logits, token_ids, samplers.sequences) if needs & Needs.LOGPROBS else None
+        return self._downloads.start(token_ids, asked)

@@ -5,23 +5,24 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from gpu_worker.execution.uploads import Uploads
+from gpu_worker.execution.staging import StagingRing
 from gpu_worker.scheduling.sequence import Sequence
 
 
 class DeviceTables:
-    """`page_tables` [num_rows, max_pages], `last_ids` and `prompt_lens` [num_rows], all int32."""
+    """`page_tables` [num_rows, max_pages] and `prompt_lens` [num_rows] are int32, `last_ids` [num_rows] int64."""
 
-    def __init__(self, num_rows: int, max_pages: int, device: torch.device, uploads: Uploads) -> None:
+    def __init__(self, num_rows: int, max_pages: int, device: torch.device, staging: StagingRing) -> None:
         self.page_tables = torch.zeros((num_rows, max_pages), dtype=torch.int32, device=device)
-        self.last_ids = torch.zeros(num_rows, dtype=torch.int32, device=device)
+        self.last_ids = torch.zeros(num_rows, dtype=torch.int64, device=device)
         self.prompt_lens = torch.zeros(num_rows, dtype=torch.int32, device=device)
-        self._uploads = uploads
+        self._staging = staging
 
     def enter(self, sequences: Iterable[Sequence]) -> None:
         """Take in sequences that have just been admitted."""
         columns = [(sequence.table_row, sequence.num_prompt_tokens) for sequence in sequences]
-        rows, prompt_lens = self._uploads.upload(np.array(columns, dtype=np.int32).T)
+        words = self._staging.upload(np.array(columns, dtype=np.int32).ravel())
+        rows, prompt_lens = words.view(-1, 2).unbind(1)
         self.prompt_lens[rows] = prompt_lens
 
     def sync_pages(self, sequences: Iterable[Sequence]) -> None:
@@ -35,5 +36,5 @@ class DeviceTables:
                 page_ids += sequence.page_table[begin:]
                 sequence.num_synced_pages = end
         if places:
-            written, pages = self._uploads.upload(np.array((places, page_ids), dtype=np.int32))
+            written, pages = self._staging.upload(np.array(places + page_ids, dtype=np.int32)).view(2, -1)
             self.page_tables.view(-1).scatter_(0, written.long(), pages)
