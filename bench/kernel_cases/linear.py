@@ -1,0 +1,209 @@
+"""Products, normalisation and activation of Qwen2.5-0.5B and -7B in bfloat16."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+import triton
+from torch import Tensor
+
+from bench.kernel_cases.case import KernelCase
+from gpu_worker.kernels.torch_ops import linear as torch_linear
+from gpu_worker.kernels.triton_ops import linear
+from gpu_worker.kernels.triton_ops.activation import silu_mul
+from gpu_worker.kernels.triton_ops.few_tokens import FewTokensBlocks, few_tokens, few_tokens_blocks
+from gpu_worker.kernels.triton_ops.matvec import MatvecBlocks, matvec, matvec_blocks
+from gpu_worker.kernels.triton_ops.norm import add_rms_norm, rms_norm
+
+EPS = 1e-6
+NUM_PROCESSORS = 132
+_CACHE_BYTES = 256e6  # several times what the L2 of any GPU holds
+_SHARED_BYTES = 200e3
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One projection of a model; `kind` says what stands beside it: "norm", "gated" or "add"."""
+
+    name: str
+    num_rows: int
+    num_inputs: int
+    kind: str
+    has_bias: bool = False
+
+
+SHAPES = [
+    Shape("0.5B qkv", 1152, 896, "norm", has_bias=True),
+    Shape("0.5B o", 896, 896, "add"),
+    Shape("0.5B gate_up", 9728, 896, "gated"),
+    Shape("0.5B down", 896, 4864, "add"),
+    Shape("0.5B lm_head", 151936, 896, "norm"),
+    Shape("7B qkv", 4608, 3584, "norm", has_bias=True),
+    Shape("7B o", 3584, 3584, "add"),
+    Shape("7B gate_up", 37888, 3584, "gated"),
+    Shape("7B down", 3584, 18944, "add"),
+    Shape("7B lm_head", 152064, 3584, "norm"),
+]
+"""lm_head has no second set of inputs: one is larger than any cache."""
+
+
+class Inputs:
+    """Tensors for one projection, in as many sets as the cache cannot hold."""
+
+    def __init__(self, shape: Shape, num_tokens: int, device: torch.device) -> None:
+        def random(*size: int, scale: float = 1.0) -> Tensor:
+            return torch.empty(size, dtype=torch.bfloat16, device=device).normal_(std=scale)
+
+        self.shape = shape
+        self.num_sets = max(1, round(_CACHE_BYTES / (2 * shape.num_rows * shape.num_inputs)))
+        self.weights = random(self.num_sets, shape.num_rows, shape.num_inputs, scale=shape.num_inputs**-0.5)
+        self.hidden = random(self.num_sets, num_tokens, shape.num_inputs)
+        self.norm_weight = None if shape.kind == "add" else random(shape.num_inputs)
+        self.bias = random(shape.num_rows) if shape.has_bias else None
+        num_outputs = shape.num_rows // 2 if shape.kind == "gated" else shape.num_rows
+        self.out = random(self.num_sets, num_tokens, num_outputs)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of one set, with the output read as well where it is added to."""
+        num_outs = 2 if self.shape.kind == "add" else 1
+        small = 2 * (self.hidden[0].numel() + num_outs * self.out[0].numel())
+        return 2 * self.weights[0].numel() + small
+
+    @property
+    def num_flops(self) -> int:
+        return 2 * self.weights[0].numel() * self.hidden.shape[1]
+
+    def run_with(self, ops: object) -> Callable[[int], object]:
+        """The projection by `ops`, a module of kernels."""
+
+        def run(i: int) -> object:
+            if self.shape.kind == "add":
+                return ops.linear_add_(self.hidden[i], self.weights[i], self.bias, self.out[i])  # type: ignore[attr-defined]
+            op = ops.norm_gate_up if self.shape.kind == "gated" else ops.norm_linear  # type: ignore[attr-defined]
+            return op(self.hidden[i], self.norm_weight, EPS, self.weights[i], self.bias)
+
+        return run
+
+    def run_cut(self, blocks: MatvecBlocks | FewTokensBlocks) -> Callable[[int], object]:
+        """The projection by one of the kernels for few tokens, cut in this way."""
+        is_gated, adds = self.shape.kind == "gated", self.shape.kind == "add"
+
+        def run(i: int) -> None:
+            inputs = self.hidden[i], self.norm_weight, EPS, self.weights[i], self.bias, self.out[i], is_gated, adds
+            if isinstance(blocks, MatvecBlocks):
+                matvec(*inputs, blocks=blocks)
+            else:
+                few_tokens(*inputs, blocks=blocks)
+
+        return run
+
+
+def cases(device: torch.device) -> Iterator[KernelCase]:
+    """Ours against cuBLAS and what torch runs beside it."""
+    for shape in SHAPES:
+        for num_tokens in (1, 2, 4, 8, 16, 64, 256):
+            yield _case(shape, num_tokens, device)
+    for num_rows, size in product((1, 256, 8192), (896, 3584)):
+        yield from _norm_cases(num_rows, size, device)
+    for num_rows, size in product((1, 256, 8192), (4864, 18944)):
+        yield _silu_case(num_rows, size, device)
+
+
+def _case(shape: Shape, num_tokens: int, device: torch.device) -> KernelCase:
+    inputs = Inputs(shape, num_tokens, device)
+    return KernelCase(
+        f"linear {shape.name} rows{num_tokens}",
+        inputs.run_with(linear),
+        inputs.num_sets,
+        inputs.num_bytes,
+        inputs.num_flops,
+        inputs.run_with(torch_linear),
+        "torch_ops",
+    )
+
+
+def _norm_cases(num_rows: int, size: int, device: torch.device) -> Iterator[KernelCase]:
+    num_bytes = 2 * num_rows * size
+    num_sets = max(1, min(100, round(_CACHE_BYTES / num_bytes)))
+    hidden = torch.randn(num_sets, num_rows, size, device=device).bfloat16()
+    residual, weight = torch.randn_like(hidden), torch.randn(size, device=device).bfloat16()
+    yield KernelCase(
+        f"rms_norm {num_rows}x{size}",
+        lambda i: rms_norm(hidden[i], weight, EPS),
+        num_sets,
+        2 * num_bytes,
+        peer=lambda i: F.rms_norm(hidden[i], (size,), weight, EPS),
+        peer_name="F.rms_norm",
+    )
+    yield KernelCase(
+        f"add_rms_norm {num_rows}x{size}",
+        lambda i: add_rms_norm(hidden[i], residual[i], weight, EPS),
+        num_sets,
+        4 * num_bytes,
+        peer=lambda i: F.rms_norm(hidden[i] + residual[i], (size,), weight, EPS),
+        peer_name="add, F.rms_norm",
+    )
+
+
+def _silu_case(num_rows: int, size: int, device: torch.device) -> KernelCase:
+    num_bytes = 2 * 3 * num_rows * size
+    num_sets = max(1, min(100, round(_CACHE_BYTES / num_bytes)))
+    gate_up = torch.randn(num_sets, num_rows, 2 * size, device=device, dtype=torch.bfloat16)
+    return KernelCase(
+        f"silu_mul {num_rows}x{size}",
+        lambda i: silu_mul(gate_up[i]),
+        num_sets,
+        num_bytes,
+        peer=lambda i: F.silu(gate_up[i][:, :size]).mul_(gate_up[i][:, size:]),
+        peer_name="F.silu, mul",
+    )
+
+
+def sweep(device: torch.device) -> Iterator[KernelCase]:
+    """Every reasonable way to cut the products of one and of sixteen tokens; the present choice has a star."""
+    for shape in SHAPES:
+        for num_tokens, ways, chosen in (
+            (1, _matvec_ways(shape), matvec_blocks(shape.num_rows, shape.num_inputs)),
+            (16, _few_tokens_ways(shape), few_tokens_blocks(shape.num_rows, shape.num_inputs)),
+        ):
+            inputs = Inputs(shape, num_tokens, device)
+            for blocks in dict.fromkeys((chosen, *ways)):
+                numbers = [getattr(blocks, field) for field in blocks.__dataclass_fields__]
+                name = f"linear {shape.name} rows{num_tokens} " + "/".join(map(str, numbers))
+                yield KernelCase(
+                    name + ("*" if blocks == chosen else ""),
+                    inputs.run_cut(blocks),
+                    inputs.num_sets,
+                    inputs.num_bytes,
+                    inputs.num_flops,
+                )
+
+
+def _matvec_ways(shape: Shape) -> Iterator[MatvecBlocks]:
+    whole = triton.next_power_of_2(shape.num_inputs)
+    for num_rows, num_inputs, num_warps in product((1, 2, 4, 8), (512, 1024, 2048, 4096, 8192), (1, 2, 4, 8)):
+        elements_per_thread = num_rows * num_inputs // (32 * num_warps)
+        # Fewer than 16 elements do not fill the memory's pipe, more than 64 do not fit the registers.
+        if 16 <= elements_per_thread <= 64 and num_inputs <= whole and not (shape.kind == "gated" and num_rows == 1):
+            yield MatvecBlocks(num_rows, num_inputs, num_warps)
+
+
+def _few_tokens_ways(shape: Shape) -> Iterator[FewTokensBlocks]:
+    for num_rows, num_inputs, num_splits, num_stages, num_warps in product(
+        (16, 32, 64, 128), (64, 128, 256), (1, 2, 4, 8), (3, 5, 8), (4, 8)
+    ):
+        num_programs = triton.cdiv(shape.num_rows, num_rows) * num_splits
+        stage_bytes = 2 * num_inputs * (num_rows + 16)
+        turns = triton.cdiv(shape.num_inputs, num_inputs * num_splits)
+        is_sensible = (
+            num_programs >= NUM_PROCESSORS / 2
+            and (num_splits == 1 or num_programs <= 8 * NUM_PROCESSORS)
+            and 20e3 <= num_stages * stage_bytes <= _SHARED_BYTES / 2
+            and num_stages <= turns + 1
+            and (num_warps == 4 or num_rows >= 64)
+        )
+        if is_sensible:
+            yield FewTokensBlocks(num_rows, num_inputs, num_splits, num_stages, num_warps)

@@ -1,0 +1,146 @@
+"""One token through a projection: each weight is read once and multiplied in float32.
+
+At this size a projection is a read of its weights, and one of a small model is over in the time that a launch takes. So
+what stands beside the product is done in passing: the normalisation before it, the activation or sum behind it.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from gpu_worker.kernels.triton_ops import launch
+from gpu_worker.kernels.triton_ops.activation import silu_times
+
+
+@dataclass(frozen=True, slots=True)
+class MatvecBlocks:
+    """How the product is cut: a program takes `num_rows` of the weight, `num_inputs` columns at a time."""
+
+    num_rows: int
+    num_inputs: int
+    num_warps: int
+
+
+@cache
+def matvec_blocks(num_rows: int, num_inputs: int) -> MatvecBlocks:
+    """Blocks for a weight [num_rows, num_inputs]."""
+    enough_programs = 2 * 132
+    rows = 4 if num_rows >= 4 * enough_programs else 2
+    return MatvecBlocks(rows, min(triton.next_power_of_2(num_inputs), 1024), 4)
+
+
+def matvec(
+    hidden: Tensor,
+    norm_weight: Tensor | None,
+    eps: float,
+    weight: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    is_gated: bool = False,
+    adds: bool = False,
+    blocks: MatvecBlocks | None = None,
+) -> None:
+    """Write the projection of `hidden` [1, num_inputs] to `out` [1, num_outputs], or add it to `out`.
+
+    `norm_weight` [num_inputs]: normalise `hidden` first. `is_gated`: `weight` has twice `num_outputs` rows, and
+    `silu` of the first half is multiplied with the second. All tensors are contiguous.
+    """
+    num_rows, num_inputs = weight.shape
+    blocks = blocks or matvec_blocks(num_rows, num_inputs)
+    _matvec_kernel[(triton.cdiv(num_rows, blocks.num_rows),)](
+        hidden,
+        norm_weight,
+        weight,
+        bias,
+        out,
+        out.shape[-1],
+        eps,
+        NUM_INPUTS=num_inputs,
+        IS_GATED=is_gated,
+        ADDS=adds,
+        BLOCK_N=blocks.num_rows,
+        BLOCK_K=blocks.num_inputs,
+        DEPENDENT=launch.DEPENDENT_LAUNCH,
+        num_warps=blocks.num_warps,
+        launch_pdl=launch.DEPENDENT_LAUNCH,
+    )
+
+
+@triton.jit
+def weight_rows(num_outputs, BLOCK_N: tl.constexpr, IS_GATED: tl.constexpr):
+    """Rows of the weight for the program that is the first index, [BLOCK_N], and which of them exist.
+
+    If gated, the row of a gate and that of what it lets through alternate.
+    """
+    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    if IS_GATED:
+        return rows // 2 + rows % 2 * num_outputs, rows // 2 < num_outputs
+    return rows, rows < num_outputs
+
+
+@triton.jit
+def _matvec_kernel(
+    hidden_ptr,
+    norm_weight_ptr,
+    weight_ptr,
+    bias_ptr,
+    out_ptr,
+    num_outputs,
+    eps,
+    NUM_INPUTS: tl.constexpr,
+    IS_GATED: tl.constexpr,
+    ADDS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+):
+    rows, is_row = weight_rows(num_outputs, BLOCK_N, IS_GATED)
+    NUM_OUTPUTS: tl.constexpr = BLOCK_N // 2 if IS_GATED else BLOCK_N
+    outputs = tl.program_id(0) * NUM_OUTPUTS + tl.arange(0, NUM_OUTPUTS)
+    is_output = outputs < num_outputs
+    # The input is loaded in two dimensions too, so that its elements come to the threads that hold their weights.
+    columns = tl.arange(0, BLOCK_K)[None, :]
+    weights = weight_ptr + rows.to(tl.int64)[:, None] * NUM_INPUTS + columns
+
+    # All that is read is asked for early. Weights are fetched one turn ahead, the first of them before the kernel that
+    # makes the input has ended.
+    mask = is_row[:, None] & (columns < NUM_INPUTS)
+    tile = tl.load(weights, mask=mask, other=0.0, eviction_policy="evict_first")
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + rows, mask=is_row, other=0.0).to(tl.float32)
+    if DEPENDENT:
+        gdc_launch_dependents()
+        gdc_wait()
+    if ADDS:
+        before = tl.load(out_ptr + outputs, mask=is_output, other=0.0).to(tl.float32)
+
+    products = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
+    squares = tl.zeros([1, BLOCK_K], tl.float32)
+    for start in range(0, NUM_INPUTS, BLOCK_K):
+        ahead = start + BLOCK_K
+        mask = is_row[:, None] & (columns < NUM_INPUTS - ahead)
+        next_tile = tl.load(weights + ahead, mask=mask, other=0.0, eviction_policy="evict_first")
+        is_column = columns < NUM_INPUTS - start
+        inputs = tl.load(hidden_ptr + start + columns, mask=is_column, other=0.0).to(tl.float32)
+        if norm_weight_ptr is not None:
+            squares += inputs * inputs
+            inputs *= tl.load(norm_weight_ptr + start + columns, mask=is_column, other=0.0).to(tl.float32)
+        products += inputs * tile.to(tl.float32)
+        tile = next_tile
+
+    result = tl.sum(products, axis=1)
+    if norm_weight_ptr is not None:
+        # The norm's scale is the same for all inputs of a token, so it can wait for the end of the sum.
+        result *= tl.rsqrt(tl.sum(squares, axis=1) / NUM_INPUTS + eps)
+    if bias_ptr is not None:
+        result += bias
+    if IS_GATED:
+        gate, up = tl.split(result.reshape(NUM_OUTPUTS, 2))
+        result = silu_times(gate, up)
+    if ADDS:
+        result += before
+    tl.store(out_ptr + outputs, result, mask=is_output)
