@@ -12,6 +12,10 @@ from typing import IO
 
 import pytest
 
+# Without a GPU the Triton kernels run in Triton's interpreter, which must be chosen before anything imports Triton.
+if not Path("/dev/nvidiactl").exists():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 from launcher.nats import ANY_PORT, ReadyDetector, config_text, find_nats_server
 
 

@@ -1,9 +1,5 @@
-"""Without a GPU the Triton kernels run in Triton's interpreter, which must be chosen before they are imported."""
-
-import os
+"""Where the Triton kernels run: compiled on a GPU, else in Triton's interpreter (see `tests/conftest.py`)."""
 
 import torch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"
