@@ -12,13 +12,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gpu_worker.kernels.triton_ops.decode_combination import combine_items, combine_split_sequences
 from gpu_worker.kernels.triton_ops.decode_plan import ITEM_FIELDS, DecodePlan
 
 # Whether the last program of a sequence combines its items, or a launch of its own.
 _COMBINES_IN_PLACE = True
 _LOG2_E = 1.4426950408889634
-# Instead of minus infinity where a difference of two of them could arise.
-_VERY_LOW = tl.constexpr(-1e30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +27,16 @@ class DecodeBlocks:
     tokens: int
     num_stages: int
     num_warps: int
-    combined_items: int
+    combined_items: int = 8
     combines_in_place: bool = _COMBINES_IN_PLACE
 
 
 def decode_blocks(head_dim: int, dtype: torch.dtype) -> DecodeBlocks:
     """The choice for a shape, to be tuned by measurement (`bench/kernel_cases/attention.py`)."""
-    combined_items = 8 if head_dim <= 64 else 4
     if dtype.itemsize > 2:
-        return DecodeBlocks(tokens=32, num_stages=2, num_warps=4, combined_items=combined_items)
+        return DecodeBlocks(tokens=32, num_stages=2, num_warps=4)
     tokens = 128 if head_dim <= 64 else 64
-    return DecodeBlocks(tokens=tokens, num_stages=3, num_warps=4, combined_items=combined_items)
+    return DecodeBlocks(tokens=tokens, num_stages=3, num_warps=4)
 
 
 def paged_decode_attention(
@@ -55,11 +53,12 @@ def paged_decode_attention(
 ) -> Tensor:
     """One query token per sequence: [num_seqs, num_heads, head_dim] in and out.
 
-    As in `torch_ops`, with contiguous caches of a page size that is a power of two, contiguous queries, and a plan that
-    `plan_decode_` has filled for the same `context_lens`, which are not read again. Rows of context 0 become zero.
+    As in `torch_ops`, with contiguous caches and queries, and a plan that `plan_decode_` has filled for the same
+    `context_lens`, which are not read again. Rows of context 0 become zero.
     """
     num_seqs, num_heads, head_dim = query.shape
     page_size, num_kv_heads = k_cache.shape[1], k_cache.shape[2]
+    assert all(tensor.is_contiguous() for tensor in (query, k_cache, v_cache))
     blocks = blocks or decode_blocks(head_dim, query.dtype)
     group = num_heads // num_kv_heads
     block_dims = max(triton.next_power_of_2(head_dim), 16)
@@ -96,17 +95,7 @@ def paged_decode_attention(
         num_stages=blocks.num_stages,
     )
     if not blocks.combines_in_place:
-        _combine_kernel[(num_heads, num_seqs)](
-            out,
-            plan.partial_out,
-            plan.partial_lse,
-            plan.sequence_items,
-            NUM_HEADS=num_heads,
-            HEAD_DIM=head_dim,
-            BLOCK_ITEMS=32,
-            BLOCK_DIMS=block_dims,
-            num_warps=4,
-        )
+        combine_split_sequences(out, plan)
     return out
 
 
@@ -217,7 +206,7 @@ def _decode_kernel(
             if arrived == item_count - 1:
                 tl.debug_barrier()
                 tl.store(arrival, 0)
-                _combine(
+                combine_items(
                     out + row_of_query,
                     partial_out,
                     partial_lse,
@@ -231,88 +220,3 @@ def _decode_kernel(
                     BLOCK_HEADS,
                     BLOCK_DIMS,
                 )
-
-
-@triton.jit
-def _combine_kernel(
-    out,
-    partial_out,
-    partial_lse,
-    sequence_items,
-    NUM_HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_ITEMS: tl.constexpr,
-    BLOCK_DIMS: tl.constexpr,
-):
-    head = tl.program_id(0)
-    sequence = tl.program_id(1)
-    first_item = tl.load(sequence_items + sequence * 2)
-    item_count = tl.load(sequence_items + sequence * 2 + 1)
-    if item_count == 1:
-        return
-    _combine(
-        out + sequence.to(tl.int64) * (NUM_HEADS * HEAD_DIM),
-        partial_out,
-        partial_lse,
-        first_item,
-        item_count,
-        head,
-        1,
-        NUM_HEADS,
-        HEAD_DIM,
-        BLOCK_ITEMS,
-        1,
-        BLOCK_DIMS,
-    )
-
-
-@triton.jit
-def _combine(
-    out_row,
-    partial_out,
-    partial_lse,
-    first_item,
-    item_count,
-    first_head,
-    NUM_COMBINED_HEADS: tl.constexpr,
-    NUM_HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_ITEMS: tl.constexpr,
-    BLOCK_HEADS: tl.constexpr,
-    BLOCK_DIMS: tl.constexpr,
-):
-    """The mean of the items' results, weighted by the sums of their exponentials."""
-    dims = tl.arange(0, BLOCK_DIMS)
-    rows = tl.arange(0, BLOCK_HEADS)
-    in_group = rows < NUM_COMBINED_HEADS
-    inside = in_group[:, None] & (dims < HEAD_DIM)[None, :]
-    place = (first_head + rows)[:, None] * HEAD_DIM + dims[None, :]
-    best = tl.full([BLOCK_HEADS], _VERY_LOW, tl.float32)
-    total = tl.zeros([BLOCK_HEADS], tl.float32)
-    acc = tl.zeros([BLOCK_HEADS, BLOCK_DIMS], tl.float32)
-    for first in range(0, item_count, BLOCK_ITEMS):
-        nth = first + tl.arange(0, BLOCK_ITEMS)
-        exists = nth < item_count
-        indexes = first_item + nth
-        # Other processors have written these: what this one's first-level cache holds of them may be old.
-        lse = tl.load(
-            partial_lse + (indexes * NUM_HEADS)[:, None] + (first_head + rows)[None, :],
-            mask=exists[:, None] & in_group[None, :],
-            other=float("-inf"),
-            cache_modifier=".cg",
-        )
-        part = tl.load(
-            partial_out + (indexes * (NUM_HEADS * HEAD_DIM))[:, None, None] + place[None, :, :],
-            mask=exists[:, None, None] & inside[None, :, :],
-            other=0.0,
-            cache_modifier=".cg",
-        )
-        new_best = tl.maximum(best, tl.max(lse, axis=0))
-        weights = tl.exp2(lse - new_best[None, :])
-        shrink = tl.exp2(best - new_best)
-        total = total * shrink + tl.sum(weights, axis=0)
-        acc = acc * shrink[:, None] + tl.sum(part * weights[:, :, None], axis=0)
-        best = new_best
-    # The last item of a sequence always sees its last token; rows beyond the group have no weight at all.
-    acc = acc / tl.where(total > 0, total, 1.0)[:, None]
-    tl.store(out_row + place, acc.to(out_row.dtype.element_ty), mask=inside)

@@ -16,7 +16,7 @@ ITEM_FIELDS = tl.constexpr(8)
 # An item of fewer tokens costs more in the combination of its result than it gains.
 _MIN_ITEM_TOKENS = 128
 # Programs that a processor should have at least, counted over all heads, when the contexts allow it.
-_PROGRAMS_PER_PROCESSOR = 4
+_PROGRAMS_PER_PROCESSOR = 2
 # Items start at multiples of this many tokens.
 _ITEM_QUANTUM = tl.constexpr(64)
 _PROCESSORS_IF_UNKNOWN = 132

@@ -32,8 +32,6 @@ def prefill_blocks(head_dim: int, dtype: torch.dtype) -> PrefillBlocks:
     """The choice for a shape, to be tuned by measurement (`bench/kernel_cases/attention.py`)."""
     if dtype.itemsize > 2:
         return PrefillBlocks(rows=32, tokens=32, num_stages=2, num_warps=8)
-    if head_dim <= 64:
-        return PrefillBlocks(rows=128, tokens=128, num_stages=3, num_warps=8)
     return PrefillBlocks(rows=128, tokens=64, num_stages=3, num_warps=8)
 
 
@@ -52,12 +50,13 @@ def paged_prefill_attention(
 ) -> Tensor:
     """Chunks of several sequences, one after the other: [num_tokens, num_heads, head_dim] in and out.
 
-    As in `torch_ops`, with contiguous caches of a page size that is a power of two and contiguous queries. The rows of
-    `query` beyond the last start have no result. `max_query_len` is not needed: the grid follows from the tokens.
+    As in `torch_ops`, with contiguous caches and queries. The rows of `query` beyond the last start have no result.
+    `max_query_len` is not needed: the grid follows from the tokens.
     """
     num_tokens, num_heads, head_dim = query.shape
     num_seqs = context_lens.shape[0]
     page_size, num_kv_heads = k_cache.shape[1], k_cache.shape[2]
+    assert all(tensor.is_contiguous() for tensor in (query, k_cache, v_cache))
     blocks = blocks or prefill_blocks(head_dim, query.dtype)
     group = num_heads // num_kv_heads
     out = torch.empty_like(query)
