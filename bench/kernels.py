@@ -110,7 +110,8 @@ def _cases(args: argparse.Namespace, device: torch.device) -> Iterator[KernelCas
     for module in MODULES:
         name = f"bench.kernel_cases.{module}"
         if importlib.util.find_spec(name) is None:
-            print(f"(no {name})")
+            if args.warm is None:
+                print(f"(no {name})")
             continue
         try:
             makes_cases = getattr(importlib.import_module(name), "sweep" if args.sweep else "cases", None)

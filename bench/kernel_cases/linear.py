@@ -65,16 +65,21 @@ class Inputs:
         num_outputs = shape.num_rows // 2 if shape.kind == "gated" else shape.num_rows
         self.out = random(self.num_sets, num_tokens, num_outputs)
 
-    @property
-    def num_bytes(self) -> int:
-        """Of one set, with the output read as well where it is added to."""
-        num_outs = 2 if self.shape.kind == "add" else 1
-        small = 2 * (self.hidden[0].numel() + num_outs * self.out[0].numel())
-        return 2 * self.weights[0].numel() + small
-
-    @property
-    def num_flops(self) -> int:
-        return 2 * self.weights[0].numel() * self.hidden.shape[1]
+    def case(
+        self, way: str, run: Callable[[int], object], peer: Callable[[int], object] | None = None, peer_name: str = ""
+    ) -> KernelCase:
+        """The projection done in this way."""
+        weight, hidden, out = self.weights[0].numel(), self.hidden[0].numel(), self.out[0].numel()
+        num_outs = 2 if self.shape.kind == "add" else 1  # it is read as well where it is added to
+        return KernelCase(
+            f"linear {self.shape.name} rows{self.hidden.shape[1]} {way}".rstrip(),
+            run,
+            self.num_sets,
+            2 * (weight + hidden + num_outs * out),
+            2 * weight * self.hidden.shape[1],
+            peer,
+            peer_name,
+        )
 
     def run_with(self, ops: object) -> Callable[[int], object]:
         """The projection by `ops`, a module of kernels."""
@@ -84,6 +89,17 @@ class Inputs:
                 return ops.linear_add_(self.hidden[i], self.weights[i], self.bias, self.out[i])  # type: ignore[attr-defined]
             op = ops.norm_gate_up if self.shape.kind == "gated" else ops.norm_linear  # type: ignore[attr-defined]
             return op(self.hidden[i], self.norm_weight, EPS, self.weights[i], self.bias)
+
+        return run
+
+    def run_apart(self) -> Callable[[int], object]:
+        """The projection of few tokens whose normalisation is a kernel of its own."""
+        is_gated = self.shape.kind == "gated"
+
+        def run(i: int) -> None:
+            assert self.norm_weight is not None
+            normed = rms_norm(self.hidden[i], self.norm_weight, EPS)
+            few_tokens(normed, None, EPS, self.weights[i], self.bias, self.out[i], is_gated)
 
         return run
 
@@ -105,24 +121,13 @@ def cases(device: torch.device) -> Iterator[KernelCase]:
     """Ours against cuBLAS and what torch runs beside it."""
     for shape in SHAPES:
         for num_tokens in (1, 2, 4, 8, 16, 64, 256):
-            yield _case(shape, num_tokens, device)
+            inputs = Inputs(shape, num_tokens, device)
+            yield inputs.case("", inputs.run_with(linear), inputs.run_with(torch_linear), "torch_ops")
+            del inputs
     for num_rows, size in product((1, 256, 8192), (896, 3584)):
         yield from _norm_cases(num_rows, size, device)
     for num_rows, size in product((1, 256, 8192), (4864, 18944)):
         yield _silu_case(num_rows, size, device)
-
-
-def _case(shape: Shape, num_tokens: int, device: torch.device) -> KernelCase:
-    inputs = Inputs(shape, num_tokens, device)
-    return KernelCase(
-        f"linear {shape.name} rows{num_tokens}",
-        inputs.run_with(linear),
-        inputs.num_sets,
-        inputs.num_bytes,
-        inputs.num_flops,
-        inputs.run_with(torch_linear),
-        "torch_ops",
-    )
 
 
 def _norm_cases(num_rows: int, size: int, device: torch.device) -> Iterator[KernelCase]:
@@ -172,14 +177,10 @@ def sweep(device: torch.device) -> Iterator[KernelCase]:
             inputs = Inputs(shape, num_tokens, device)
             for blocks in dict.fromkeys((chosen, *ways)):
                 numbers = [getattr(blocks, field) for field in blocks.__dataclass_fields__]
-                name = f"linear {shape.name} rows{num_tokens} " + "/".join(map(str, numbers))
-                yield KernelCase(
-                    name + ("*" if blocks == chosen else ""),
-                    inputs.run_cut(blocks),
-                    inputs.num_sets,
-                    inputs.num_bytes,
-                    inputs.num_flops,
-                )
+                name = "/".join(map(str, numbers)) + ("*" if blocks == chosen else "")
+                yield inputs.case(name, inputs.run_cut(blocks))
+            if num_tokens > 1 and shape.kind != "add":
+                yield inputs.case("norm-apart*", inputs.run_apart())
 
 
 def _matvec_ways(shape: Shape) -> Iterator[MatvecBlocks]:

@@ -140,7 +140,12 @@ def _few_tokens_kernel(
     SPLIT: tl.constexpr = (NUM_INPUTS + NUM_SPLITS * BLOCK_K - 1) // (NUM_SPLITS * BLOCK_K) * BLOCK_K
     first = tl.program_id(1) * SPLIT
     sums = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    squares = tl.zeros([BLOCK_M, BLOCK_K], tl.float32)
+    if norm_weight_ptr is not None:
+        # Squares are summed by tensor cores too, in every column alike: so the input is needed in one layout only.
+        squares = tl.zeros([BLOCK_M, 16], tl.float32)
+        ones = tl.full([BLOCK_K, 16], 1.0, tl.float32).to(weight_ptr.dtype.element_ty)
+        # Too narrow to be fetched in stages as the rest, so by hand one turn ahead.
+        norm_weight = tl.load(norm_weight_ptr + first + columns, mask=columns < NUM_INPUTS - first, other=0.0)
     for step in range(0, SPLIT, BLOCK_K):
         start = first + step  # beyond the inputs where they end within the last split
         is_column = columns < NUM_INPUTS - start
@@ -149,12 +154,16 @@ def _few_tokens_kernel(
         mask = is_row[None, :] & is_column[:, None]
         tile = tl.load(weights + start, mask=mask, other=0.0, eviction_policy="evict_first")
         if norm_weight_ptr is not None:
-            norm_weight = tl.load(norm_weight_ptr + start + columns, mask=is_column, other=0.0).to(tl.float32)
+            ahead = start + BLOCK_K
+            next_weight = tl.load(norm_weight_ptr + ahead + columns, mask=columns < NUM_INPUTS - ahead, other=0.0)
             exact = hidden.to(tl.float32)
-            squares += exact * exact
-            hidden = (exact * norm_weight[None, :]).to(tile.dtype)
+            squares = tl.dot((exact * exact).to(tile.dtype), ones, squares, input_precision="ieee")
+            hidden = (exact * norm_weight.to(tl.float32)[None, :]).to(tile.dtype)
+            norm_weight = next_weight
         sums = tl.dot(hidden, tile, sums, input_precision="ieee")
-    norms = tl.sum(squares, axis=1)
+    norms = tl.zeros([BLOCK_M], tl.float32)
+    if norm_weight_ptr is not None:
+        norms = tl.max(squares, axis=1)
 
     if NUM_SPLITS == 1:
         _finish(
@@ -168,7 +177,8 @@ def _few_tokens_kernel(
         norm_places = tile_id * BLOCK_M + tokens
         split = tl.program_id(1)
         tl.store(partials_ptr + split * partials_stride + places, sums)
-        tl.store(squares_ptr + split * num_tiles * BLOCK_M + norm_places, norms)
+        if norm_weight_ptr is not None:
+            tl.store(squares_ptr + split * num_tiles * BLOCK_M + norm_places, norms)
         tl.debug_barrier()
         num_arrived = tl.atomic_add(arrivals_ptr + tile_id, 1, sem="acq_rel")
         if num_arrived == NUM_SPLITS - 1:
@@ -176,7 +186,8 @@ def _few_tokens_kernel(
             norms = tl.zeros([BLOCK_M], tl.float32)
             for other in tl.static_range(NUM_SPLITS):
                 sums += tl.load(partials_ptr + other * partials_stride + places, cache_modifier=".cg")
-                norms += tl.load(squares_ptr + other * num_tiles * BLOCK_M + norm_places, cache_modifier=".cg")
+                if norm_weight_ptr is not None:
+                    norms += tl.load(squares_ptr + other * num_tiles * BLOCK_M + norm_places, cache_modifier=".cg")
             _finish(
                 sums,
                 norms,

@@ -30,7 +30,8 @@ def matvec_blocks(num_rows: int, num_inputs: int) -> MatvecBlocks:
     """Blocks for a weight [num_rows, num_inputs]."""
     enough_programs = 2 * 132
     rows = 4 if num_rows >= 4 * enough_programs else 2
-    return MatvecBlocks(rows, min(triton.next_power_of_2(num_inputs), 1024), 4)
+    # A turn of 32 elements per thread: enough under way to fill the memory's pipe, and room for the next turn's.
+    return MatvecBlocks(rows, min(triton.next_power_of_2(num_inputs), 4096 // rows), num_warps=4)
 
 
 def matvec(
