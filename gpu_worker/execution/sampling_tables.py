@@ -68,6 +68,7 @@ class SamplingTables:
         """The row is free. Steps that were launched before still find what they need."""
         self._entering.pop(row, None)
 
+    @torch.inference_mode()
     def flush(self) -> None:
         """Write what entered, in one copy. Must come before the step that needs it, on the same stream."""
         if not self._entering:

@@ -14,8 +14,8 @@ allow_computed_loop_bounds()
 
 ON_GPU = DEVICE == "cuda"
 DTYPES = [torch.float32, torch.float16, torch.bfloat16] if ON_GPU else [torch.float16]
-VOCAB_SIZES = [199, 1003, 4099, 151936] if ON_GPU else [199]
-NUM_DRAWS = 40 if ON_GPU else 3
+VOCAB_SIZES = [199, 1003, 4099, 151936] if ON_GPU else [5003]
+NUM_DRAWS = 40 if ON_GPU else 2
 
 FILTERS = [
     {"top_k": 1},
