@@ -130,12 +130,14 @@ def _logprobs(logits: Tensor, token_ids: Tensor, sequences: List[Sequence]) -> d
     chosen, top_ids, top_values = top_logprobs(logits[places], token_ids[places], min(num_top, logits.shape[1]))
     columns = zip(rows, token_ids[places].tolist(), chosen.tolist(), top_ids.tolist(), top_values.tolist(), strict=True)
     return {
-        row: TokenLogprobs(value, _top(sequences[row].sampling.top_logprobs_num, token_id, value, ids, values))
+        row: TokenLogprobs(
+            value, top_alternatives(sequences[row].sampling.top_logprobs_num, token_id, value, ids, values)
+        )
         for row, token_id, value, ids, values in columns
     }
 
 
-def _top(
+def top_alternatives(
     num_top: int, token_id: int, logprob: float, ids: list[int], values: list[float]
 ) -> tuple[tuple[int, float], ...]:
     """The best alternatives, best first; among equals the chosen id comes first, as a greedy choice expects."""
