@@ -6,10 +6,9 @@ import time
 import torch
 
 from gpu_worker.engine_options import EngineOptions
-from gpu_worker.execution.decode_graphs import bucket_sizes
-from gpu_worker.execution.device_runner import DeviceLimits, DeviceRunner
+from gpu_worker.execution.device_model import DeviceLimits
+from gpu_worker.execution.device_runner import DeviceRunner
 from gpu_worker.execution.kv_memory import NotEnoughMemoryError, allocate_kv, bytes_per_page, pages_that_fit
-from gpu_worker.execution.sampling_tables import SamplingTables
 from gpu_worker.kernels.triton_kernels import TritonKernels
 from gpu_worker.models.decoder import Decoder, KvLayer
 from gpu_worker.runner_parts import ModelPlan, load_weights, log_kv_cache
@@ -26,15 +25,12 @@ def build_device_runner(plan: ModelPlan, options: EngineOptions) -> tuple[Device
     )
     try:
         decoder = load_weights(plan, options, kernels)
-        sampling = SamplingTables(options.max_running_requests, config.vocab_size, device)
-        num_pages = _num_pages(plan, options, decoder, kernels, sampling)
+        num_pages = _num_pages(plan, options, decoder, kernels)
         kv_layers = allocate_kv(config, num_pages, options.page_size, device, plan.dtype)
         log_kv_cache(plan, options.page_size, num_pages)
-        runner = _runner(plan, options, decoder, kernels, sampling, kv_layers)
+        runner = _runner(plan, options, decoder, kernels, kv_layers)
         if options.has_cuda_graphs:
-            _capture(
-                runner, min(options.cuda_graph_max_bs or options.max_running_requests, options.max_running_requests)
-            )
+            _record(runner, options)
     except torch.OutOfMemoryError as error:
         raise NotEnoughMemoryError(
             f"The device ran out of memory at start with --mem-fraction-static {options.mem_fraction}: lower it, or "
@@ -49,25 +45,22 @@ def _runner(
     options: EngineOptions,
     decoder: Decoder,
     kernels: TritonKernels,
-    sampling: SamplingTables,
     kv_layers: list[KvLayer],
 ) -> DeviceRunner:
     page_size = options.page_size
     num_tokens = min(plan.context_length, len(kv_layers[0][0]) * page_size)
     limits = DeviceLimits(options.max_running_requests, -(-num_tokens // page_size), page_size)
-    return DeviceRunner(decoder, kv_layers, kernels, limits, sampling)
+    return DeviceRunner(decoder, kv_layers, kernels, limits)
 
 
-def _num_pages(
-    plan: ModelPlan, options: EngineOptions, decoder: Decoder, kernels: TritonKernels, sampling: SamplingTables
-) -> int:
+def _num_pages(plan: ModelPlan, options: EngineOptions, decoder: Decoder, kernels: TritonKernels) -> int:
     """As many as the device holds beside the weights and what the largest steps need, which a trial finds out."""
     device, page_size = plan.device, options.page_size
     num_trial_tokens = min(
         options.chunked_prefill_size if options.chunked_prefill_size > 0 else 8192, plan.context_length
     )
     kv_layers = allocate_kv(plan.config, -(-num_trial_tokens // page_size), page_size, device, plan.dtype)
-    runner = _runner(plan, options, decoder, kernels, sampling, kv_layers)
+    runner = _runner(plan, options, decoder, kernels, kv_layers)
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -99,11 +92,15 @@ def _num_pages(
     return pages_that_fit(num_bytes, plan.config, page_size, plan.dtype)
 
 
-def _capture(runner: DeviceRunner, max_size: int) -> None:
+def _record(runner: DeviceRunner, options: EngineOptions) -> None:
     began = time.perf_counter()
     before, _ = torch.cuda.mem_get_info()
     logger.info("Capture cuda graph begin. This can take up to several minutes. avail mem=%.2f GB", before / 2**30)
-    runner.capture(bucket_sizes(max_size))
+    max_seqs = options.max_running_requests
+    max_tokens = options.cuda_graph_max_tokens
+    if options.chunked_prefill_size > 0:
+        max_tokens = min(max_tokens, max_seqs + options.chunked_prefill_size)
+    runner.record(min(options.cuda_graph_max_bs or max_seqs, max_seqs), max_tokens)
     after, _ = torch.cuda.mem_get_info()
     logger.info(
         "Capture cuda graph end. Time elapsed: %.2f s. mem usage=%.2f GB. avail mem=%.2f GB.",

@@ -1,5 +1,6 @@
 """Builds an engine from a checkpoint folder: weights, KV memory, scheduler."""
 
+import gc
 import logging
 import time
 from collections.abc import Callable
@@ -50,6 +51,9 @@ def build_engine(model_path: Path, options: EngineOptions, clock_ns: Callable[[]
     if num_kv_tokens < context_length:
         logger.warning("The KV cache holds %d tokens: sequences end there, not at %d", num_kv_tokens, context_length)
     limits = AdmissionLimits(config.vocab_size, min(context_length, num_kv_tokens), num_kv_tokens)
+    # What is here now stays: the garbage collector need not look at it again, in the middle of a step.
+    gc.collect()
+    gc.freeze()
     return Engine(scheduler, runner, residency, limits, config.eos_ids, overlaps=is_fast and options.overlaps)
 
 

@@ -11,7 +11,8 @@ class EngineOptions:
     else a GPU is filled up to `mem_fraction`, and a CPU gives `cpu_kv_bytes`, but never more than all running
     sequences can use. `chunked_prefill_size` -1 puts no limit on the prefill tokens of a step. `num_threads` is
     for a CPU; None takes half the cores, since the pipeline's other processes need theirs. `has_cuda_graphs`,
-    `cuda_graph_max_bs` (None: `max_running_requests`) and `overlaps` matter on a GPU alone.
+    `cuda_graph_max_bs` (None: `max_running_requests`), `cuda_graph_max_tokens` (of steps with a prefill; 0: none) and
+    `overlaps` matter on a GPU alone.
     """
 
     device: str = "cpu"
@@ -28,4 +29,5 @@ class EngineOptions:
     has_random_weights: bool = False
     has_cuda_graphs: bool = True
     cuda_graph_max_bs: int | None = None
+    cuda_graph_max_tokens: int = 4096
     overlaps: bool = True

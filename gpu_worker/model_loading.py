@@ -1,6 +1,5 @@
 """From settings to a running engine and what the world may know of its model."""
 
-import gc
 import logging
 
 import torch
@@ -28,9 +27,6 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
         engine = build_engine(checkpoint.path, options)
     except (BrokenCheckpointError, UnsupportedModelError, NotEnoughMemoryError) as error:
         raise CheckpointError(str(error)) from error
-    # What is here now stays: the garbage collector need not look at it again, in the middle of a step.
-    gc.collect()
-    gc.freeze()
     limits = engine.limits
     log.info(
         "max_total_num_tokens=%d, chunked_prefill_size=%d, max_running_requests=%d, context_len=%d",
@@ -66,6 +62,7 @@ def _options(settings: WorkerSettings) -> EngineOptions:
         has_random_weights=settings.load_format == "dummy",
         has_cuda_graphs=not settings.disable_cuda_graph,
         cuda_graph_max_bs=settings.cuda_graph_max_bs,
+        cuda_graph_max_tokens=settings.cuda_graph_max_tokens,
         overlaps=not settings.disable_overlap_schedule,
     )
 

@@ -45,6 +45,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     cuda_graph_max_bs: (
         Annotated[int, Meta(ge=1, description="Largest batch with a CUDA graph; max_running_requests if unset")] | None
     ) = None
+    cuda_graph_max_tokens: Annotated[
+        int, Meta(ge=0, description="Tokens of the largest step with a prefill that has a CUDA graph; 0 for none")
+    ] = 4096
     disable_overlap_schedule: Annotated[
         bool, Meta(description="Read the tokens of a step before the next one is launched (GPU only)")
     ] = False

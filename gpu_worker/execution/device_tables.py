@@ -27,7 +27,9 @@ class DeviceTables:
 
     def sync_pages(self, sequences: Iterable[Sequence]) -> None:
         """Bring the page tables of these sequences up to date."""
-        width, places, page_ids = self.page_tables.shape[1], [], []
+        width = self.page_tables.shape[1]
+        places: list[int] = []
+        page_ids: list[int] = []
         for sequence in sequences:
             begin, end = sequence.num_synced_pages, len(sequence.page_table)
             if begin != end:

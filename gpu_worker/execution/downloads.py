@@ -36,7 +36,7 @@ class Downloads:
     def __init__(self, max_seqs: int, device: torch.device) -> None:
         self._is_cuda = device.type == "cuda"
         self._buffers = [torch.empty(max_seqs, dtype=torch.int64, pin_memory=self._is_cuda) for _ in range(2)]
-        self._arrivals = [torch.cuda.Event() if self._is_cuda else None for _ in range(2)]
+        self._arrivals = [_new_event() if self._is_cuda else None for _ in range(2)]
         self._side = 0
 
     def nothing(self) -> Download:
@@ -58,3 +58,7 @@ class Downloads:
         if arrival is not None:
             arrival.record()
         return Download(token_ids, asked, words, arrival)
+
+
+def _new_event() -> torch.cuda.Event:
+    return torch.cuda.Event()  # type: ignore[no-untyped-call]

@@ -21,14 +21,15 @@ class MixedColumns:
     """A step with chunks, for a device that knows its sequences.
 
     `tokens` [3, num_tokens] are ids, positions and slots; the ids of decodes are 0, since only the device knows them.
-    `sequences` [2, num_seqs] are table rows and context lengths. `samplers` [2, num_samplers] are, of the sequences
-    that sample, the row of their last token and their place among the sequences. `chunk_starts` [num_chunks + 1].
+    `sequences` [2, num_seqs] are table rows and context lengths, `token_counts` the tokens of each in this step.
+    `samplers` [3, num_samplers] are, of the sequences that sample, the row of their last token, table row and context
+    length.
     """
 
     tokens: Ints32
     sequences: Ints32
     samplers: Ints32
-    chunk_starts: Ints32
+    token_counts: list[int]
 
 
 def build_forward_inputs(batch: Batch, page_size: int, device: torch.device) -> ForwardInputs:
@@ -71,14 +72,13 @@ def mixed_columns(batch: Batch, page_size: int) -> MixedColumns:
             slots.append((0, position, sequence.page_table[position // page_size] * page_size + position % page_size))
         sequences.append((sequence.table_row, position + num_tokens))
         if scheduled.samples:
-            samplers.append((end - 1, place))
+            samplers.append((end - 1, sequence.table_row, position + num_tokens))
     decodes = [np.array(slots, dtype=np.int64).T] if slots else []
-    lens = [scheduled.num_scheduled_tokens for scheduled in batch.scheduled[batch.num_decodes :]]
     return MixedColumns(
         tokens=np.concatenate([*decodes, *chunks], axis=1).astype(np.int32),
         sequences=np.array(sequences, dtype=np.int32).T,
-        samplers=np.array(samplers, dtype=np.int32).reshape(-1, 2).T,
-        chunk_starts=np.cumsum([0, *lens], dtype=np.int32),
+        samplers=np.array(samplers, dtype=np.int32).reshape(-1, 3).T,
+        token_counts=[scheduled.num_scheduled_tokens for scheduled in batch.scheduled],
     )
 
 

@@ -34,6 +34,18 @@ class Decoder:
 
     def forward(self, inputs: ForwardInputs, kv_layers: list[KvLayer]) -> Tensor:
         """Logits of the wanted rows, [num_rows, vocab_size]; writes this step's keys and values."""
+        return self.logits(self.hidden_states(inputs, kv_layers), inputs.logit_rows)
+
+    def logits(self, hidden_states: Tensor, rows: Tensor | None = None) -> Tensor:
+        """[num_rows, vocab_size] of these rows of `hidden_states`, or of all."""
+        if rows is not None and not len(rows):
+            return hidden_states.new_empty((0, self.config.vocab_size))
+        wanted = hidden_states if rows is None else hidden_states[rows]
+        weights = self._weights
+        return self._kernels.norm_linear(wanted, weights.norm, self.config.rms_norm_eps, weights.lm_head, None)
+
+    def hidden_states(self, inputs: ForwardInputs, kv_layers: list[KvLayer]) -> Tensor:
+        """What the last layer leaves, [num_tokens, hidden_size], before the last normalisation."""
         weights, eps, kernels = self._weights, self.config.rms_norm_eps, self._kernels
         residual = F.embedding(inputs.token_ids, weights.embedding)
         for layer, window, kv in zip(weights.layers, self._windows, kv_layers, strict=True):
@@ -42,10 +54,7 @@ class Decoder:
             kernels.linear_add_(attended, layer.output, layer.output_bias, residual)
             hidden = kernels.norm_gate_up(residual, layer.post_attention_norm, eps, layer.gate_up, layer.gate_up_bias)
             kernels.linear_add_(hidden, layer.down, layer.down_bias, residual)
-        if inputs.logit_rows is not None and not len(inputs.logit_rows):
-            return residual.new_empty((0, self.config.vocab_size))
-        wanted = residual if inputs.logit_rows is None else residual[inputs.logit_rows]
-        return kernels.norm_linear(wanted, weights.norm, eps, weights.lm_head, None)
+        return residual
 
     def _attention(
         self, layer: LayerWeights, qkv: Tensor, inputs: ForwardInputs, kv: KvLayer, window: int | None

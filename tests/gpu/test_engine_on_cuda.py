@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from gpu_worker.engine import Engine
 from gpu_worker.engine_build import build_engine
@@ -22,11 +21,19 @@ pytestmark = [
 NUM_TOKENS = 12
 PROMPTS = [[(7 * place + 3 * length) % VOCAB_SIZE for place in range(length)] for length in (1, 5, 16, 17, 40, 33)]
 # Above what rounding in bfloat16 does to these models, below what a wrong kernel does: see the planted bugs.
-MAX_LOGPROB_ERROR = 0.1
+MAX_MEAN_LOGPROB_ERROR = 0.03
+LOUD = 0.15
+"""A spread of random weights with which attention matters for the answer, and rounding does not turn it over."""
 
 
 def cuda_engine(path: Path, **options: Any) -> Engine:
-    defaults = {"device": "cuda", "dtype": "float32", "max_total_tokens": 1024, "max_running_requests": 8}
+    defaults = {
+        "device": "cuda",
+        "dtype": "float32",
+        "max_total_tokens": 1024,
+        "max_running_requests": 8,
+        "cuda_graph_max_tokens": 64,
+    }
     return build_engine(path, EngineOptions(**{**defaults, **options}))
 
 
@@ -54,7 +61,7 @@ def test_float32_answers_are_those_of_transformers_with_and_without_cache_hits(
     [
         {"has_cuda_graphs": False},
         {"overlaps": False},
-        {"cuda_graph_max_bs": 2},
+        {"cuda_graph_max_bs": 2, "cuda_graph_max_tokens": 0},
         {"max_total_tokens": 72, "page_size": 4},
         {"page_size": 1},
         {"page_size": 64},
@@ -85,46 +92,45 @@ def test_float32_answers_of_other_shapes(architecture: str, shape: dict[str, Any
 
 
 def logprob_error(engine: Engine, model: Any) -> float:
-    """The largest difference between the engine's log probabilities of its answers and transformers' of the same."""
-    error = 0.0
+    """The mean difference of the engine's log probabilities of its answers and transformers' of the same ids."""
+    errors = []
     for prompt in PROMPTS:
         sequence = engine.add(request(prompt, max_new_tokens=NUM_TOKENS, return_logprob=True))[0]
         outcome = run_to_end(engine).of(sequence)
         want = logprobs(model, prompt, outcome.token_ids)
         for position, token_id in enumerate(outcome.token_ids):
-            error = max(error, abs(outcome.logprobs[position].logprob - float(want[position, token_id])))
-    return error
+            errors.append(abs(outcome.logprobs[position].logprob - float(want[position, token_id])))
+    return sum(errors) / len(errors)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_bfloat16_logprobs_are_those_of_transformers_within_rounding(architecture: str, tmp_path: Path) -> None:
-    # Of a tame initialisation: with the large weights of the other tests rounding alone turns answers over.
-    model = random_model(architecture, initializer_range=0.05)
+    model = random_model(architecture, initializer_range=LOUD)
     engine = cuda_engine(save(model, tmp_path), dtype="bfloat16")
-    assert logprob_error(engine, model) < MAX_LOGPROB_ERROR
+    assert logprob_error(engine, model) < MAX_MEAN_LOGPROB_ERROR
 
 
 @pytest.mark.parametrize("bug", ["scale", "context"])
 def test_a_subtly_wrong_kernel_fails_the_tolerance(bug: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tolerance above is worth something: a wrong softmax scale, or the last token unseen, exceeds it."""
+    """The tolerance above is worth something: a softmax scale wrong by a tenth, or one token unseen, exceeds it."""
     from gpu_worker.kernels.triton_kernels import TritonKernels  # noqa: PLC0415 - needs Triton
 
-    model = random_model("qwen2", initializer_range=0.05)
-    right = TritonKernels.paged_decode_attention
-
-    def wrong(query: Tensor, k: Tensor, v: Tensor, tables: Tensor, rows: Tensor, lens: Tensor, *rest: Any) -> Tensor:
-        plan, scale, *others = rest
-        if bug == "scale":
-            return right(query, k, v, tables, rows, lens, plan, 3 * scale, *others)
-        return right(query.roll(1, dims=-1), k, v, tables, rows, lens, plan, scale, *others)
-
-    monkeypatch.setattr(TritonKernels, "paged_decode_attention", staticmethod(wrong))
-    engine = cuda_engine(save(model, tmp_path), dtype="bfloat16")
-    assert logprob_error(engine, model) > MAX_LOGPROB_ERROR
+    model = random_model("qwen2", initializer_range=LOUD)
+    path = save(model, tmp_path)
+    plan_decodes = TritonKernels.plan_decodes
+    if bug == "context":
+        monkeypatch.setattr(
+            TritonKernels, "plan_decodes", lambda self, lens: plan_decodes(self, (lens - 1).clamp(min=0))
+        )
+    engine = cuda_engine(path, dtype="bfloat16", has_cuda_graphs=False)
+    if bug == "scale":
+        decoder = engine._runner._model.decoder  # type: ignore[attr-defined]
+        monkeypatch.setattr(decoder, "_scale", decoder._scale * 1.1)
+    assert logprob_error(engine, model) > MAX_MEAN_LOGPROB_ERROR
 
 
 def test_bfloat16_answers_with_graphs_are_those_without(tmp_path: Path) -> None:
-    path = save(random_model("qwen2", initializer_range=0.05), tmp_path)
+    path = save(random_model("qwen2", initializer_range=LOUD), tmp_path)
     with_graphs, without = (
         answers(cuda_engine(path, dtype="bfloat16", has_cuda_graphs=has_graphs, cuda_graph_max_bs=6))
         for has_graphs in (True, False)
@@ -153,7 +159,7 @@ SAMPLINGS: list[dict[str, Any]] = [
 
 def test_decodes_agree_with_a_fresh_prefill_of_the_same_ids(tmp_path: Path) -> None:
     """Mean difference of log probabilities between a decoded answer and a prefill (with cache hits) that repeats it."""
-    model = random_model("qwen3", initializer_range=0.05)
+    model = random_model("qwen3", initializer_range=LOUD)
     engine = cuda_engine(save(model, tmp_path), dtype="bfloat16")
     differences = []
     for prompt in PROMPTS:
@@ -165,7 +171,7 @@ def test_decodes_agree_with_a_fresh_prefill_of_the_same_ids(tmp_path: Path) -> N
             if repeated.token_ids[0] == outcome.token_ids[cut]:
                 differences.append(abs(repeated.logprobs[0].logprob - outcome.logprobs[cut].logprob))
     assert len(differences) > 0.9 * len(PROMPTS) * (NUM_TOKENS - 1)
-    assert sum(differences) / len(differences) < 0.01
+    assert sum(differences) / len(differences) < MAX_MEAN_LOGPROB_ERROR
 
 
 def test_a_random_load_leaks_no_page(tmp_path: Path) -> None:

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import torch
-from gpu_worker.execution.sampling_tables import SamplingTables
 
 from gpu_worker.engine import Engine
-from gpu_worker.execution.device_runner import DeviceLimits, DeviceRunner
+from gpu_worker.execution.device_model import DeviceLimits
+from gpu_worker.execution.device_runner import DeviceRunner
 from gpu_worker.execution.kv_memory import allocate_kv
 from gpu_worker.kernels.kernels import Kernels, TorchKernels
 from gpu_worker.kv.page_pool import PagePool
@@ -39,8 +39,7 @@ def device_engine(
     num_pages = num_tokens // page_size
     kv_layers = allocate_kv(config, num_pages, page_size, device, torch.float32)
     limits = DeviceLimits(MAX_SEQS, num_pages, page_size)
-    sampling = SamplingTables(MAX_SEQS, config.vocab_size, device)
-    runner = DeviceRunner(decoder, kv_layers, kernels, limits, sampling)
+    runner = DeviceRunner(decoder, kv_layers, kernels, limits)
     pool = PagePool(num_pages, page_size)
     residency = Residency(pool, RadixPrefixCache(pool), MAX_SEQS)
     scheduler = Scheduler(residency, max_running_requests=MAX_SEQS, max_prefill_tokens=chunk, has_runs=True)
