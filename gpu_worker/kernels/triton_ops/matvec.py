@@ -11,10 +11,9 @@ from math import log
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from gpu_worker.kernels.triton_ops import launch
 from gpu_worker.kernels.triton_ops.activation import silu_times
+from gpu_worker.kernels.triton_ops.launch import is_dependent, wait_for_kernel_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +67,12 @@ def matvec(
     `norm_weight` [num_inputs]: normalise `hidden` first. `is_gated`: `weight` has twice `num_outputs` rows, and
     `silu` of the first half is multiplied with the second. All tensors are contiguous.
     """
-    assert hidden.is_contiguous() and weight.is_contiguous() and out.is_contiguous()
+    assert all(tensor.is_contiguous() for tensor in (hidden, weight, out))
     num_rows, num_inputs = weight.shape
     blocks = blocks or matvec_blocks(num_rows, num_inputs)
     # A gate and what it lets through are of the same program.
     block_rows = max(blocks.num_rows, 2) if is_gated else blocks.num_rows
+    dependent = is_dependent(hidden)
     _matvec_kernel[(triton.cdiv(num_rows, block_rows),)](
         hidden,
         norm_weight,
@@ -86,9 +86,9 @@ def matvec(
         ADDS=adds,
         BLOCK_N=block_rows,
         BLOCK_K=blocks.num_inputs,
-        DEPENDENT=launch.DEPENDENT_LAUNCH,
+        DEPENDENT=dependent,
         num_warps=blocks.num_warps,
-        launch_pdl=launch.DEPENDENT_LAUNCH,
+        launch_pdl=dependent,
     )
 
 
@@ -128,9 +128,7 @@ def _matvec_kernel(
     tile = tl.load(weights, mask=mask, other=0.0, eviction_policy="evict_first")
     if bias_ptr is not None:
         bias = tl.load(bias_ptr + rows, mask=is_row, other=0.0).to(tl.float32)
-    if DEPENDENT:
-        gdc_launch_dependents()
-        gdc_wait()
+    wait_for_kernel_before(DEPENDENT)
     if ADDS:
         before = tl.load(out_ptr + outputs, mask=is_output, other=0.0).to(tl.float32)
 

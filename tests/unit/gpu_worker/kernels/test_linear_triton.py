@@ -145,7 +145,7 @@ def test_the_tolerance_notices_one_input_too_few(num_tokens: int) -> None:
 
 @pytest.mark.skipif(not IS_COMPILED, reason="needs a CUDA device")
 @pytest.mark.parametrize("is_dependent", [False, True])
-@pytest.mark.parametrize("num_tokens", [1, 2, 16])
+@pytest.mark.parametrize("num_tokens", [1, 2])
 def test_a_chain_in_a_graph_gives_the_same_bits_each_time(
     num_tokens: int, is_dependent: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +161,7 @@ def test_a_chain_in_a_graph_gives_the_same_bits_each_time(
             hidden = linear.norm_gate_up(residual, norm_weight, EPS, up, None)
             linear.linear_add_(hidden, down, bias, residual)
 
+    monkeypatch.setattr(launch, "DEPENDENT_LAUNCH", False)
     run()
     expected = residual.clone()
     monkeypatch.setattr(launch, "DEPENDENT_LAUNCH", is_dependent)
