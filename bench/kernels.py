@@ -1,6 +1,6 @@
 """How near is each kernel to what the GPU can do, and how far from torch? Needs a CUDA device.
 
-    python -m bench.kernels [--only TEXT] [--sweep] [--json FILE] [--jobs 8] [--dependent]
+    python -m bench.kernels [--only TEXT] [--sweep] [--json FILE] [--jobs 8] [--independent]
 
 A case is timed in a CUDA graph of many launches over rotating inputs, as a decode step launches its kernels: the median
 of several replays. The floor is the time of the bytes that must move at the bandwidth of a copy, or that of the
@@ -67,7 +67,7 @@ def main() -> None:
     args = _arguments()
     if not torch.cuda.is_available():
         sys.exit("bench.kernels needs a CUDA device")
-    launch.DEPENDENT_LAUNCH = args.dependent
+    launch.DEPENDENT_LAUNCH = not args.independent
     device = torch.device("cuda", torch.cuda.current_device())
     if args.warm is not None:
         _warm(args, device)
@@ -100,7 +100,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sweep", action="store_true", help="every configuration instead of the chosen one")
     parser.add_argument("--json", type=Path, help="append a line for each case to this file")
     parser.add_argument("--jobs", type=int, default=0, help="compile first, in as many processes")
-    parser.add_argument("--dependent", action="store_true", help="kernels that can, start while the one before ends")
+    parser.add_argument("--independent", action="store_true", help="no kernel starts before the one before has ended")
     parser.add_argument("--warm", type=int, nargs=2, metavar=("PART", "PARTS"), help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -13,14 +13,11 @@ from bench.kernel_cases.case import KernelCase
 from gpu_worker.kernels.torch_ops import linear as torch_linear
 from gpu_worker.kernels.triton_ops import linear
 from gpu_worker.kernels.triton_ops.activation import silu_mul
-from gpu_worker.kernels.triton_ops.few_tokens import FewTokensBlocks, few_tokens, few_tokens_blocks
 from gpu_worker.kernels.triton_ops.matvec import MatvecBlocks, matvec, matvec_blocks
 from gpu_worker.kernels.triton_ops.norm import add_rms_norm, rms_norm
 
 EPS = 1e-6
-NUM_PROCESSORS = 132
 _CACHE_BYTES = 256e6  # several times what the L2 of any GPU holds
-_SHARED_BYTES = 200e3
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,27 +89,13 @@ class Inputs:
 
         return run
 
-    def run_apart(self) -> Callable[[int], object]:
-        """The projection of few tokens whose normalisation is a kernel of its own."""
-        is_gated = self.shape.kind == "gated"
-
-        def run(i: int) -> None:
-            assert self.norm_weight is not None
-            normed = rms_norm(self.hidden[i], self.norm_weight, EPS)
-            few_tokens(normed, None, EPS, self.weights[i], self.bias, self.out[i], is_gated)
-
-        return run
-
-    def run_cut(self, blocks: MatvecBlocks | FewTokensBlocks) -> Callable[[int], object]:
-        """The projection by one of the kernels for few tokens, cut in this way."""
+    def run_cut(self, blocks: MatvecBlocks) -> Callable[[int], object]:
+        """The projection of one token, cut in this way."""
         is_gated, adds = self.shape.kind == "gated", self.shape.kind == "add"
 
         def run(i: int) -> None:
             inputs = self.hidden[i], self.norm_weight, EPS, self.weights[i], self.bias, self.out[i], is_gated, adds
-            if isinstance(blocks, MatvecBlocks):
-                matvec(*inputs, blocks=blocks)
-            else:
-                few_tokens(*inputs, blocks=blocks)
+            matvec(*inputs, blocks=blocks)
 
         return run
 
@@ -168,19 +151,15 @@ def _silu_case(num_rows: int, size: int, device: torch.device) -> KernelCase:
 
 
 def sweep(device: torch.device) -> Iterator[KernelCase]:
-    """Every reasonable way to cut the products of one and of sixteen tokens; the present choice has a star."""
+    """Every reasonable way to cut the product of one token; the present choice has a star."""
     for shape in SHAPES:
-        for num_tokens, ways, chosen in (
-            (1, _matvec_ways(shape), matvec_blocks(shape.num_rows, shape.num_inputs)),
-            (16, _few_tokens_ways(shape), few_tokens_blocks(shape.num_rows, shape.num_inputs)),
-        ):
-            inputs = Inputs(shape, num_tokens, device)
-            for blocks in dict.fromkeys((chosen, *ways)):
-                numbers = [getattr(blocks, field) for field in blocks.__dataclass_fields__]
-                name = "/".join(map(str, numbers)) + ("*" if blocks == chosen else "")
-                yield inputs.case(name, inputs.run_cut(blocks))
-            if num_tokens > 1 and shape.kind != "add":
-                yield inputs.case("norm-apart*", inputs.run_apart())
+        chosen = matvec_blocks(shape.num_rows, shape.num_inputs)
+        inputs = Inputs(shape, 1, device)
+        for blocks in dict.fromkeys((chosen, *_matvec_ways(shape))):
+            star = "*" if blocks == chosen else ""
+            name = f"{blocks.num_rows}/{blocks.num_inputs}/{blocks.num_warps}{star}"
+            yield inputs.case(name, inputs.run_cut(blocks))
+        del inputs
 
 
 def _matvec_ways(shape: Shape) -> Iterator[MatvecBlocks]:
@@ -190,21 +169,3 @@ def _matvec_ways(shape: Shape) -> Iterator[MatvecBlocks]:
         # Fewer than 16 elements do not fill the memory's pipe, more than 64 do not fit the registers.
         if 16 <= elements_per_thread <= 64 and num_inputs <= whole and not (shape.kind == "gated" and num_rows == 1):
             yield MatvecBlocks(num_rows, num_inputs, num_warps)
-
-
-def _few_tokens_ways(shape: Shape) -> Iterator[FewTokensBlocks]:
-    for num_rows, num_inputs, num_splits, num_stages, num_warps in product(
-        (16, 32, 64, 128), (64, 128, 256), (1, 2, 4, 8), (3, 5, 8), (4, 8)
-    ):
-        num_programs = triton.cdiv(shape.num_rows, num_rows) * num_splits
-        stage_bytes = 2 * num_inputs * (num_rows + 16)
-        turns = triton.cdiv(shape.num_inputs, num_inputs * num_splits)
-        is_sensible = (
-            num_programs >= NUM_PROCESSORS / 2
-            and (num_splits == 1 or num_programs <= 8 * NUM_PROCESSORS)
-            and 20e3 <= num_stages * stage_bytes <= _SHARED_BYTES / 2
-            and num_stages <= turns + 1
-            and (num_warps == 4 or num_rows >= 64)
-        )
-        if is_sensible:
-            yield FewTokensBlocks(num_rows, num_inputs, num_splits, num_stages, num_warps)

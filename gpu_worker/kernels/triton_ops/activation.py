@@ -4,6 +4,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gpu_worker.kernels.triton_ops.launch import is_dependent, wait_for_kernel_before
+
 _BLOCK = 1024
 _NUM_WARPS = 4
 
@@ -15,7 +17,17 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     out = gate_up.new_empty(num_tokens, size)
     if num_tokens:
         grid = (num_tokens, triton.cdiv(size, _BLOCK))
-        _silu_mul_kernel[grid](gate_up, out, size, gate_up.stride(0), BLOCK=_BLOCK, num_warps=_NUM_WARPS)
+        dependent = is_dependent(gate_up)
+        _silu_mul_kernel[grid](
+            gate_up,
+            out,
+            size,
+            gate_up.stride(0),
+            BLOCK=_BLOCK,
+            DEPENDENT=dependent,
+            num_warps=_NUM_WARPS,
+            launch_pdl=dependent,
+        )
     return out
 
 
@@ -27,7 +39,8 @@ def silu_times(gate, up):
 
 
 @triton.jit
-def _silu_mul_kernel(gate_up_ptr, out_ptr, size, gate_up_stride, BLOCK: tl.constexpr):
+def _silu_mul_kernel(gate_up_ptr, out_ptr, size, gate_up_stride, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr):
+    wait_for_kernel_before(DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     is_column = columns < size

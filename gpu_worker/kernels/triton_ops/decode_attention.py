@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gpu_worker.kernels.triton_ops.decode_combination import combine_items, combine_split_sequences
 from gpu_worker.kernels.triton_ops.decode_plan import ITEM_FIELDS, DecodePlan
+from gpu_worker.kernels.triton_ops.launch import is_dependent, wait_for_kernel_before
 
 # Whether the last program of a sequence combines its items, or a launch of its own.
 _COMBINES_IN_PLACE = True
@@ -63,6 +64,7 @@ def paged_decode_attention(
     group = num_heads // num_kv_heads
     block_dims = max(triton.next_power_of_2(head_dim), 16)
     out = torch.empty_like(query)
+    dependent = is_dependent(query)
     _decode_kernel[(num_kv_heads, num_seqs + plan.target_items)](
         out,
         plan.partial_out,
@@ -91,8 +93,10 @@ def paged_decode_attention(
         # Offsets into the caches take 64 bits only if they must.
         IS_WIDE=k_cache.numel() >= 2**31,
         COMBINES_IN_PLACE=blocks.combines_in_place,
+        DEPENDENT=dependent,
         num_warps=blocks.num_warps,
         num_stages=blocks.num_stages,
+        launch_pdl=dependent,
     )
     if not blocks.combines_in_place:
         combine_split_sequences(out, plan)
@@ -130,7 +134,9 @@ def _decode_kernel(
     HAS_WINDOW: tl.constexpr,
     IS_WIDE: tl.constexpr,
     COMBINES_IN_PLACE: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
+    wait_for_kernel_before(DEPENDENT)
     NUM_HEADS: tl.constexpr = NUM_KV_HEADS * GROUP
     kv_head = tl.program_id(0)
     index = tl.program_id(1)

@@ -5,6 +5,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gpu_worker.kernels.triton_ops.decode_plan import DecodePlan
+from gpu_worker.kernels.triton_ops.launch import is_dependent, wait_for_kernel_before
 
 # Items that a launch of its own takes at once.
 _BLOCK_ITEMS = 64
@@ -15,6 +16,7 @@ _VERY_LOW = tl.constexpr(-1e30)
 def combine_split_sequences(out: Tensor, plan: DecodePlan) -> None:
     """Write the rows of `out` [num_seqs, num_heads, head_dim] whose sequences have several items."""
     num_seqs, num_heads, head_dim = out.shape
+    dependent = is_dependent(out)
     _combine_kernel[(num_heads, num_seqs)](
         out,
         plan.partial_out,
@@ -24,7 +26,9 @@ def combine_split_sequences(out: Tensor, plan: DecodePlan) -> None:
         HEAD_DIM=head_dim,
         BLOCK_ITEMS=_BLOCK_ITEMS,
         BLOCK_DIMS=max(triton.next_power_of_2(head_dim), 16),
+        DEPENDENT=dependent,
         num_warps=8,
+        launch_pdl=dependent,
     )
 
 
@@ -38,7 +42,9 @@ def _combine_kernel(
     HEAD_DIM: tl.constexpr,
     BLOCK_ITEMS: tl.constexpr,
     BLOCK_DIMS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
+    wait_for_kernel_before(DEPENDENT)
     head = tl.program_id(0)
     sequence = tl.program_id(1)
     first_item = tl.load(sequence_items + sequence * 2)

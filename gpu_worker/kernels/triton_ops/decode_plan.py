@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gpu_worker.kernels.triton_ops.launch import is_dependent, wait_for_kernel_before
+
 # A work item: sequence, first token, stop, first item of the sequence, number of items of the sequence, context length.
 ITEM_FIELDS = tl.constexpr(8)
 
@@ -85,6 +87,7 @@ def plan_decode_(plan: DecodePlan, context_lens: Tensor) -> None:
     """
     num_seqs = context_lens.shape[0]
     block_seqs = max(triton.next_power_of_2(num_seqs), 16)
+    dependent = is_dependent(context_lens)
     _plan_kernel[(1,)](
         plan.items,
         plan.num_items,
@@ -94,7 +97,9 @@ def plan_decode_(plan: DecodePlan, context_lens: Tensor) -> None:
         plan.target_items,
         plan.min_item_tokens,
         BLOCK_SEQS=block_seqs,
+        DEPENDENT=dependent,
         num_warps=min(max(block_seqs // 64, 1), 8),
+        launch_pdl=dependent,
     )
 
 
@@ -111,7 +116,9 @@ def _plan_kernel(
     target_items,
     min_item_tokens,
     BLOCK_SEQS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
+    wait_for_kernel_before(DEPENDENT)
     sequences = tl.arange(0, BLOCK_SEQS)
     exists = sequences < num_seqs
     lens = tl.load(context_lens + sequences, mask=exists, other=0).to(tl.int32)

@@ -4,6 +4,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gpu_worker.kernels.triton_ops.launch import is_dependent, wait_for_kernel_before
+
 _BLOCK = 128
 
 
@@ -19,6 +21,7 @@ def begin_decode_(
 ) -> None:
     """See the twin in `torch_ops`."""
     num_seqs = table_rows.shape[0]
+    dependent = is_dependent(context_lens)
     _begin_decode[(triton.cdiv(num_seqs, _BLOCK),)](
         table_rows,
         context_lens,
@@ -31,6 +34,8 @@ def begin_decode_(
         page_tables.stride(0),
         PAGE_SIZE=page_size,
         BLOCK=_BLOCK,
+        DEPENDENT=dependent,
+        launch_pdl=dependent,
     )
 
 
@@ -47,7 +52,9 @@ def _begin_decode(
     table_stride,
     PAGE_SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
+    wait_for_kernel_before(DEPENDENT)
     sequences = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     is_inside = sequences < num_seqs
     rows = tl.load(table_rows + sequences, mask=is_inside, other=-1)

@@ -1,7 +1,7 @@
 """Matrix products with what stands directly before or after them in a decoder.
 
 Weights are [out_features, in_features], activations [num_tokens, in_features]; the last dimension is contiguous, and so
-are weights and residuals as a whole. One token goes through `matvec`, a few through `few_tokens`, more through cuBLAS.
+are weights and residuals as a whole. One token goes through `matvec`, more go through cuBLAS.
 """
 
 import torch
@@ -9,7 +9,6 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from gpu_worker.kernels.triton_ops.activation import silu_mul
-from gpu_worker.kernels.triton_ops.few_tokens import MAX_TOKENS, few_tokens
 from gpu_worker.kernels.triton_ops.matvec import matvec
 from gpu_worker.kernels.triton_ops.norm import rms_norm
 
@@ -21,7 +20,7 @@ def norm_linear(hidden: Tensor, norm_weight: Tensor, eps: float, weight: Tensor,
     if not _is_small(hidden):
         return F.linear(rms_norm(hidden, norm_weight, eps), weight, bias)
     out = hidden.new_empty(len(hidden), len(weight))
-    _small(hidden, norm_weight, eps, weight, bias, out)
+    matvec(hidden, norm_weight, eps, weight, bias, out)
     return out
 
 
@@ -30,7 +29,7 @@ def norm_gate_up(hidden: Tensor, norm_weight: Tensor, eps: float, weight: Tensor
     if not _is_small(hidden):
         return silu_mul(F.linear(rms_norm(hidden, norm_weight, eps), weight, bias))
     out = hidden.new_empty(len(hidden), len(weight) // 2)
-    _small(hidden, norm_weight, eps, weight, bias, out, is_gated=True)
+    matvec(hidden, norm_weight, eps, weight, bias, out, is_gated=True)
     return out
 
 
@@ -38,7 +37,7 @@ def linear_add_(hidden: Tensor, weight: Tensor, bias: Tensor | None, residual: T
     """Add `hidden @ weight.T + bias` to `residual` [num_tokens, out_features] in place."""
     assert residual.is_contiguous()
     if _is_small(hidden):
-        _small(hidden, None, 0.0, weight, bias, residual, adds=True)
+        matvec(hidden, None, 0.0, weight, bias, residual, adds=True)
         return
     residual.addmm_(hidden, weight.t())  # the sum is the end of the product's kernel
     if bias is not None:
@@ -46,26 +45,5 @@ def linear_add_(hidden: Tensor, weight: Tensor, bias: Tensor | None, residual: T
 
 
 def _is_small(hidden: Tensor) -> bool:
-    """Whether the product takes as long as reading its weights; in float32 cuBLAS is left to it, for its exactness."""
-    return 0 < len(hidden) <= MAX_TOKENS and hidden.dtype in _HALF_TYPES
-
-
-def _small(
-    hidden: Tensor,
-    norm_weight: Tensor | None,
-    eps: float,
-    weight: Tensor,
-    bias: Tensor | None,
-    out: Tensor,
-    is_gated: bool = False,
-    adds: bool = False,
-) -> None:
-    assert weight.is_contiguous()
-    hidden = hidden.contiguous()
-    if len(hidden) == 1:
-        matvec(hidden, norm_weight, eps, weight, bias, out, is_gated, adds)
-        return
-    if norm_weight is not None and hidden.dtype == torch.float16:
-        # Its range does not hold what is not yet normalised.
-        hidden, norm_weight = rms_norm(hidden, norm_weight, eps), None
-    few_tokens(hidden, norm_weight, eps, weight, bias, out, is_gated, adds)
+    """Whether `matvec` is faster than cuBLAS; in float32 the latter is left to it, for its exactness."""
+    return len(hidden) == 1 and hidden.dtype in _HALF_TYPES

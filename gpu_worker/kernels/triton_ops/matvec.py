@@ -4,16 +4,16 @@ At this size a projection is a read of its weights, and one of a small model is 
 what stands beside the product is done in passing: the normalisation before it, the activation or sum behind it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from math import log
 
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from gpu_worker.kernels.triton_ops import launch
 from gpu_worker.kernels.triton_ops.activation import silu_times
+from gpu_worker.kernels.triton_ops.launch import is_dependent, wait_for_kernel_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +25,30 @@ class MatvecBlocks:
     num_warps: int
 
 
+# What was fastest for a weight [rows, inputs] in bfloat16 on an H200, of all cuts of `bench.kernels --sweep`.
+_MEASURED = {
+    (896, 896): MatvecBlocks(2, 1024, 4),
+    (1152, 896): MatvecBlocks(2, 1024, 4),
+    (9728, 896): MatvecBlocks(4, 1024, 2),
+    (151936, 896): MatvecBlocks(2, 1024, 1),
+    (896, 4864): MatvecBlocks(1, 8192, 8),
+    (3584, 3584): MatvecBlocks(2, 2048, 8),
+    (4608, 3584): MatvecBlocks(8, 512, 2),
+    (37888, 3584): MatvecBlocks(4, 4096, 8),
+    (152064, 3584): MatvecBlocks(8, 512, 2),
+    (3584, 18944): MatvecBlocks(2, 1024, 1),
+}
+
+
 @cache
 def matvec_blocks(num_rows: int, num_inputs: int) -> MatvecBlocks:
-    """Blocks for a weight [num_rows, num_inputs]."""
-    enough_programs = 2 * 132
-    rows = 4 if num_rows >= 4 * enough_programs else 2
-    # A turn of 32 elements per thread: enough under way to fill the memory's pipe, and room for the next turn's.
-    return MatvecBlocks(rows, min(triton.next_power_of_2(num_inputs), 4096 // rows), num_warps=4)
+    """Blocks for a weight [num_rows, num_inputs]: those of the most similar one that was measured."""
+
+    def dissimilarity(shape: tuple[int, int]) -> float:
+        return abs(log(shape[0] / num_rows)) + abs(log(shape[1] / num_inputs))
+
+    nearest = _MEASURED[min(_MEASURED, key=dissimilarity)]
+    return replace(nearest, num_inputs=min(triton.next_power_of_2(num_inputs), nearest.num_inputs))
 
 
 def matvec(
@@ -50,9 +67,13 @@ def matvec(
     `norm_weight` [num_inputs]: normalise `hidden` first. `is_gated`: `weight` has twice `num_outputs` rows, and
     `silu` of the first half is multiplied with the second. All tensors are contiguous.
     """
+    assert all(tensor.is_contiguous() for tensor in (hidden, weight, out))
     num_rows, num_inputs = weight.shape
     blocks = blocks or matvec_blocks(num_rows, num_inputs)
-    _matvec_kernel[(triton.cdiv(num_rows, blocks.num_rows),)](
+    # A gate and what it lets through are of the same program.
+    block_rows = max(blocks.num_rows, 2) if is_gated else blocks.num_rows
+    dependent = is_dependent(hidden)
+    _matvec_kernel[(triton.cdiv(num_rows, block_rows),)](
         hidden,
         norm_weight,
         weight,
@@ -63,24 +84,12 @@ def matvec(
         NUM_INPUTS=num_inputs,
         IS_GATED=is_gated,
         ADDS=adds,
-        BLOCK_N=blocks.num_rows,
+        BLOCK_N=block_rows,
         BLOCK_K=blocks.num_inputs,
-        DEPENDENT=launch.DEPENDENT_LAUNCH,
+        DEPENDENT=dependent,
         num_warps=blocks.num_warps,
-        launch_pdl=launch.DEPENDENT_LAUNCH,
+        launch_pdl=dependent,
     )
-
-
-@triton.jit
-def weight_rows(num_outputs, BLOCK_N: tl.constexpr, IS_GATED: tl.constexpr):
-    """Rows of the weight for the program that is the first index, [BLOCK_N], and which of them exist.
-
-    If gated, the row of a gate and that of what it lets through alternate.
-    """
-    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    if IS_GATED:
-        return rows // 2 + rows % 2 * num_outputs, rows // 2 < num_outputs
-    return rows, rows < num_outputs
 
 
 @triton.jit
@@ -99,7 +108,13 @@ def _matvec_kernel(
     BLOCK_K: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
-    rows, is_row = weight_rows(num_outputs, BLOCK_N, IS_GATED)
+    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    if IS_GATED:
+        # The row of a gate and that of what it lets through alternate.
+        is_row = rows // 2 < num_outputs
+        rows = rows // 2 + rows % 2 * num_outputs
+    else:
+        is_row = rows < num_outputs
     NUM_OUTPUTS: tl.constexpr = BLOCK_N // 2 if IS_GATED else BLOCK_N
     outputs = tl.program_id(0) * NUM_OUTPUTS + tl.arange(0, NUM_OUTPUTS)
     is_output = outputs < num_outputs
@@ -113,9 +128,7 @@ def _matvec_kernel(
     tile = tl.load(weights, mask=mask, other=0.0, eviction_policy="evict_first")
     if bias_ptr is not None:
         bias = tl.load(bias_ptr + rows, mask=is_row, other=0.0).to(tl.float32)
-    if DEPENDENT:
-        gdc_launch_dependents()
-        gdc_wait()
+    wait_for_kernel_before(DEPENDENT)
     if ADDS:
         before = tl.load(out_ptr + outputs, mask=is_output, other=0.0).to(tl.float32)
 

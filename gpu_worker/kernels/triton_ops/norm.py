@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gpu_worker.kernels.triton_ops.launch import is_dependent, wait_for_kernel_before
+
 _MANY_ROWS = 1024  # more programs than fit on a GPU at once: then few threads with much to do each are best
 
 
@@ -15,7 +17,19 @@ def rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
     num_rows, size = rows.shape
     if num_rows:
         block, num_warps = _block(num_rows, size)
-        _rms_norm_kernel[(num_rows,)](rows, weight, out, size, rows.stride(0), eps, BLOCK=block, num_warps=num_warps)
+        dependent = is_dependent(rows)
+        _rms_norm_kernel[(num_rows,)](
+            rows,
+            weight,
+            out,
+            size,
+            rows.stride(0),
+            eps,
+            BLOCK=block,
+            DEPENDENT=dependent,
+            num_warps=num_warps,
+            launch_pdl=dependent,
+        )
     return out.view(hidden.shape)
 
 
@@ -26,6 +40,7 @@ def add_rms_norm(hidden: Tensor, residual: Tensor, weight: Tensor, eps: float) -
     num_rows, size = rows.shape
     if num_rows:
         block, num_warps = _block(num_rows, size)
+        dependent = is_dependent(rows)
         _add_rms_norm_kernel[(num_rows,)](
             rows,
             residual_rows,
@@ -37,7 +52,9 @@ def add_rms_norm(hidden: Tensor, residual: Tensor, weight: Tensor, eps: float) -
             residual_rows.stride(0),
             eps,
             BLOCK=block,
+            DEPENDENT=dependent,
             num_warps=num_warps,
+            launch_pdl=dependent,
         )
     return out.view(hidden.shape), total.view(hidden.shape)
 
@@ -56,11 +73,14 @@ def _block(num_rows: int, size: int) -> tuple[int, int]:
 
 
 @triton.jit
-def _rms_norm_kernel(hidden_ptr, weight_ptr, out_ptr, size, hidden_stride, eps, BLOCK: tl.constexpr):
+def _rms_norm_kernel(
+    hidden_ptr, weight_ptr, out_ptr, size, hidden_stride, eps, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     is_column = columns < size
     weight = tl.load(weight_ptr + columns, mask=is_column, other=0.0).to(tl.float32)
+    wait_for_kernel_before(DEPENDENT)
     hidden = tl.load(hidden_ptr + row * hidden_stride + columns, mask=is_column, other=0.0).to(tl.float32)
     scale = tl.rsqrt(tl.sum(hidden * hidden, axis=0) / size + eps)
     tl.store(out_ptr + row * size + columns, hidden * scale * weight, mask=is_column)
@@ -78,11 +98,13 @@ def _add_rms_norm_kernel(
     residual_stride,
     eps,
     BLOCK: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     is_column = columns < size
     weight = tl.load(weight_ptr + columns, mask=is_column, other=0.0).to(tl.float32)
+    wait_for_kernel_before(DEPENDENT)
     hidden = tl.load(hidden_ptr + row * hidden_stride + columns, mask=is_column, other=0.0).to(tl.float32)
     residual = tl.load(residual_ptr + row * residual_stride + columns, mask=is_column, other=0.0).to(tl.float32)
     # What is normalised is the residual as the next layer reads it.

@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gpu_worker.kernels.triton_ops.launch import is_dependent, wait_for_kernel_before
+
 # Below this many rows a program takes as few as one warp can, so that one token spreads over many processors.
 _FEW_ROWS = 2048
 # Elements of one half of a head that a thread holds: 16 bytes of bfloat16.
@@ -37,6 +39,7 @@ def rope_write_kv(
     out = torch.empty((num_tokens, num_heads, head_dim), dtype=qkv.dtype, device=qkv.device)
     num_rows = num_tokens * (num_heads + 2 * num_kv_heads)
     block_rows, block_half, num_warps = _blocks(num_rows, head_dim)
+    dependent = is_dependent(qkv)
     _rope_kernel[(triton.cdiv(num_rows, block_rows),)](
         out,
         k_cache,
@@ -56,7 +59,9 @@ def rope_write_kv(
         HEAD_DIM=head_dim,
         BLOCK_ROWS=block_rows,
         BLOCK_HALF=block_half,
+        DEPENDENT=dependent,
         num_warps=num_warps,
+        launch_pdl=dependent,
     )
     return out
 
@@ -92,7 +97,9 @@ def _rope_kernel(
     HEAD_DIM: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
+    wait_for_kernel_before(DEPENDENT)
     NUM_ROWS_PER_TOKEN: tl.constexpr = NUM_HEADS + 2 * NUM_KV_HEADS
     HALF: tl.constexpr = HEAD_DIM // 2
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gpu_worker.kernels import sampling_row
+from gpu_worker.kernels.triton_ops.launch import is_dependent, wait_for_kernel_before
 from gpu_worker.kernels.triton_ops.philox import gumbel_noise, philox_words
 
 _NUM_WORDS = tl.constexpr(sampling_row.NUM_WORDS)
@@ -44,6 +45,7 @@ def argmax(logits: Tensor, out: Tensor | None = None, *, launch: Launch | None =
     launch = launch or argmax_launch(num_rows)
     ids_per_program, num_splits = launch.split(num_rows, vocab_size)
     scores, ids = _split_best(logits, num_splits)
+    dependent = is_dependent(logits)
     _argmax_kernel[(num_splits, num_rows)](
         logits,
         logits.stride(0),
@@ -52,7 +54,9 @@ def argmax(logits: Tensor, out: Tensor | None = None, *, launch: Launch | None =
         vocab_size,
         ids_per_program,
         launch.block,
+        dependent,
         num_warps=launch.num_warps,
+        launch_pdl=dependent,
     )
     return _best_of_splits(scores, ids, out)
 
@@ -76,6 +80,7 @@ def sample(
     launch = launch or sample_launch(num_rows)
     ids_per_program, num_splits = launch.split(num_rows, vocab_size)
     scores, ids = _split_best(logits, num_splits)
+    dependent = is_dependent(logits)
     _sample_kernel[(num_splits, num_rows)](
         logits,
         logits.stride(0),
@@ -88,7 +93,9 @@ def sample(
         ids_per_program,
         skips_filtered,
         launch.block // 4,
+        dependent,
         num_warps=launch.num_warps,
+        launch_pdl=dependent,
     )
     return _best_of_splits(scores, ids, out)
 
@@ -115,12 +122,25 @@ def _best_of_splits(scores: Tensor, ids: Tensor, out: Tensor | None) -> Tensor:
         out = torch.empty(num_rows, dtype=torch.int64, device=scores.device)
     # Nearly always the same, so that the number of rows does not decide about what is to be compiled.
     max_splits = max(256, triton.next_power_of_2(num_splits))
-    _best_of_splits_kernel[(num_rows,)](scores, ids, out, num_splits, max_splits, num_warps=1)
+    dependent = is_dependent(scores)
+    _best_of_splits_kernel[(num_rows,)](
+        scores, ids, out, num_splits, max_splits, dependent, num_warps=1, launch_pdl=dependent
+    )
     return out
 
 
 @triton.jit
-def _argmax_kernel(logits, stride, best_scores, best_ids, vocab_size, ids_per_program, BLOCK: tl.constexpr):
+def _argmax_kernel(
+    logits,
+    stride,
+    best_scores,
+    best_ids,
+    vocab_size,
+    ids_per_program,
+    BLOCK: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+):
+    wait_for_kernel_before(DEPENDENT)
     split_index, place = tl.program_id(0), tl.program_id(1)
     logits += place.to(tl.int64) * stride
     first = split_index * ids_per_program
@@ -149,7 +169,9 @@ def _sample_kernel(
     ids_per_program,
     SKIPS_FILTERED: tl.constexpr,
     NUM_COUNTERS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
+    wait_for_kernel_before(DEPENDENT)
     split_index, place = tl.program_id(0), tl.program_id(1)
     parameters += tl.load(rows + place).to(tl.int64) * _NUM_WORDS
     is_wanted = tl.load(parameters + _IS_FILTERED) == 0 if SKIPS_FILTERED else True
@@ -176,7 +198,8 @@ def _sample_kernel(
 
 
 @triton.jit(do_not_specialize=["num_splits"])
-def _best_of_splits_kernel(scores, ids, out, num_splits, SPLITS: tl.constexpr):
+def _best_of_splits_kernel(scores, ids, out, num_splits, SPLITS: tl.constexpr, DEPENDENT: tl.constexpr):
+    wait_for_kernel_before(DEPENDENT)
     place = tl.program_id(0)
     splits = tl.arange(0, SPLITS)
     mask = splits < num_splits
