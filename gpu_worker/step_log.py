@@ -36,7 +36,7 @@ class StepLog:
         now = self._clock()
         logger.info(
             "Prefill batch, #new-seq: %d, #new-token: %d, #cached-token: %d, token usage: %.2f, #running-req: %d, "
-            "#queue-req: %d, #pending-token: %d, cuda graph: False, input throughput (token/s): %.2f",
+            "#queue-req: %d, #pending-token: %d, cuda graph: %s, input throughput (token/s): %.2f",
             stats.num_new_sequences,
             stats.num_prefill_tokens,
             stats.num_cached_tokens,
@@ -44,6 +44,7 @@ class StepLog:
             stats.num_decodes,
             stats.num_waiting,
             stats.num_pending_tokens,
+            stats.has_graph,
             _rate(stats.num_prefill_tokens, now - self._prefilling_since),
         )
         self._prefilling_since = now
@@ -52,11 +53,12 @@ class StepLog:
         now = self._clock()
         self.gen_throughput = _rate(self._num_decoded, now - self._decoding_since)
         logger.info(
-            "Decode batch, #running-req: %d, #token: %d, token usage: %.2f, cuda graph: False, "
+            "Decode batch, #running-req: %d, #token: %d, token usage: %.2f, cuda graph: %s, "
             "gen throughput (token/s): %.2f, #queue-req: %d",
             stats.num_running,
             stats.num_used_tokens,
             _usage(stats),
+            stats.has_graph,
             self.gen_throughput,
             stats.num_waiting,
         )

@@ -45,11 +45,11 @@ class DecodeSteps:
         size = next_size(self._sizes, num_seqs)
         if size is None or self._forwards is None or self._choices is None:
             logits = self._forward(num_seqs)
-            return Chosen(self._sequences, self._choose(logits, num_seqs, needs), logits, needs)
+            return Chosen(self._sequences, self._choose(logits, num_seqs, needs), logits, needs, False)
         logits = self._forwards.replay(size)
         key = (size, needs & ~Needs.LOGPROBS)
         token_ids = self._choices.replay(key) if key in self._choices else self._choose(logits, num_seqs, needs)
-        return Chosen(self._sequences, token_ids[:num_seqs], logits[:num_seqs], needs)
+        return Chosen(self._sequences, token_ids[:num_seqs], logits[:num_seqs], needs, True)
 
     def _load(self, batch: Batch) -> None:
         """Tell the device which sequences decode; a batch that repeats the one before need not."""

@@ -57,3 +57,4 @@ class Chosen:
     token_ids: Tensor | None
     logits: Tensor
     needs: Needs
+    has_graph: bool

@@ -49,11 +49,11 @@ class DeviceRunner:
         has_chunks = batch.num_decodes < len(batch.scheduled)
         chosen = self._mixed.run(batch) if has_chunks else self._decodes.run(batch)
         if chosen.token_ids is None:
-            return self._downloads.nothing()
+            return self._downloads.nothing(chosen.has_graph)
         asked = None
         if chosen.needs & Needs.LOGPROBS:
             asked = self._model.sampling.logprobs(chosen.logits, chosen.token_ids, chosen.sequences)
-        return self._downloads.start(chosen.token_ids, asked)
+        return self._downloads.start(chosen.token_ids, asked, chosen.has_graph)
 
     def _sync(self, batch: Batch) -> None:
         """Bring the tables up to date."""

@@ -17,17 +17,18 @@ class Download:
     asked: AskedLogprobs | None = None
     logprob_words: Tensor | None = None
     arrival: torch.cuda.Event | None = None
+    has_graph: bool = False
 
     def result(self) -> SampledTokens:
         """The ids, and log probabilities of who asked."""
         if self.arrival is not None:
             self.arrival.synchronize()
         if self.token_ids is None:
-            return SampledTokens()
+            return SampledTokens(has_graph=self.has_graph)
         logprobs = {}
         if self.asked is not None and self.logprob_words is not None:
             logprobs = read_logprobs(self.asked, self.logprob_words)
-        return SampledTokens(self.token_ids.tolist(), logprobs)
+        return SampledTokens(self.token_ids.tolist(), logprobs, self.has_graph)
 
 
 class Downloads:
@@ -39,25 +40,27 @@ class Downloads:
         self._arrivals = [_new_event() if self._is_cuda else None for _ in range(2)]
         self._side = 0
 
-    def nothing(self) -> Download:
+    def nothing(self, has_graph: bool) -> Download:
         """Of a step that samples for nobody; it ends all the same."""
         self._side = 1 - self._side
-        return self._finish(None, None, None)
+        return self._finish(None, None, None, has_graph)
 
-    def start(self, token_ids: Tensor, asked: AskedLogprobs | None) -> Download:
+    def start(self, token_ids: Tensor, asked: AskedLogprobs | None, has_graph: bool) -> Download:
         """Begin to copy int64 ids [num_seqs], and what was asked of their log probabilities."""
         self._side = 1 - self._side
         host = self._buffers[self._side][: len(token_ids)]
         host.copy_(token_ids, non_blocking=True)
         # Rare, and of many sizes: the device waits for its own copy, nobody else does.
         words = asked.words.to("cpu", non_blocking=True) if asked is not None else None
-        return self._finish(host, asked, words)
+        return self._finish(host, asked, words, has_graph)
 
-    def _finish(self, token_ids: Tensor | None, asked: AskedLogprobs | None, words: Tensor | None) -> Download:
+    def _finish(
+        self, token_ids: Tensor | None, asked: AskedLogprobs | None, words: Tensor | None, has_graph: bool
+    ) -> Download:
         arrival = self._arrivals[self._side]
         if arrival is not None:
             arrival.record()
-        return Download(token_ids, asked, words, arrival)
+        return Download(token_ids, asked, words, arrival, has_graph)
 
 
 def _new_event() -> torch.cuda.Event:

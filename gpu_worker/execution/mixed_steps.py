@@ -85,7 +85,7 @@ class MixedSteps:
         logit_rows, table_rows, context_lens = samplers
         logits = model.decoder.logits(hidden_states, logit_rows)
         token_ids = model.choose(logits, table_rows, context_lens, needs) if sequences else None
-        return Chosen(sequences, token_ids, logits, needs)
+        return Chosen(sequences, token_ids, logits, needs, size is not None)
 
     def _recorded_size(self, columns: MixedColumns, num_decodes: int) -> int | None:
         size = next_size(self._sizes, columns.tokens.shape[1])

@@ -54,11 +54,12 @@ class TokenLogprobs:
 class SampledTokens:
     """What the step sampled: one id for each scheduled sequence that `samples`, in the order of the batch.
 
-    `logprobs` is keyed by the place in `token_ids`, for the sequences that asked.
+    `logprobs` is keyed by the place in `token_ids`, for the sequences that asked. `has_graph`: a CUDA graph ran.
     """
 
     token_ids: list[int] = field(default_factory=list)
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
+    has_graph: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class StepStats:
     num_pending_tokens: int = 0
     num_used_tokens: int = 0
     num_kv_tokens: int = 0
+    has_graph: bool = False
 
 
 @dataclass(frozen=True, slots=True)

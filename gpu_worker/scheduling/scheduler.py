@@ -132,7 +132,7 @@ class Scheduler:
 
     def commit(self, batch: Batch, sampled: SampledTokens) -> StepResult:
         """Record what the step sampled, and finish who is done."""
-        result = self._begin_result(batch)
+        result = self._begin_result(batch, sampled.has_graph)
         if batch.run is not None and batch.run is self._run:
             self._commit_run(batch.run, sampled, result)
             return result
@@ -332,14 +332,14 @@ class Scheduler:
         sequence.finish = finish
         sequence.times.finished_ns = now
 
-    def _begin_result(self, batch: Batch) -> StepResult:
-        result = StepResult(self._stats(batch))
+    def _begin_result(self, batch: Batch, has_graph: bool = False) -> StepResult:
+        result = StepResult(self._stats(batch, has_graph))
         for sequence in self._ended:
             result.add(sequence, None)
         self._ended.clear()
         return result
 
-    def _stats(self, batch: Batch) -> StepStats:
+    def _stats(self, batch: Batch, has_graph: bool) -> StepStats:
         pool = self._residency.pool
         num_pending = 0
         if batch.num_prefill_tokens:
@@ -356,4 +356,5 @@ class Scheduler:
             num_pending_tokens=num_pending,
             num_used_tokens=pool.num_used * pool.page_size,
             num_kv_tokens=pool.num_pages * pool.page_size,
+            has_graph=has_graph,
         )
