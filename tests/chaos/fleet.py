@@ -190,6 +190,12 @@ def running_fleet(folder: Path) -> Iterator[Fleet]:
         yield fleet
 
 
+def label(labels: str, name: str) -> str:
+    """The value of one of a series' labels, which are written as on the page."""
+    found = re.search(rf'\b{name}="([^"]*)"', labels)
+    return found[1] if found else ""
+
+
 def _free_port() -> int:
     """One that was free a moment ago: the stages' pages have no way to tell which they would pick."""
     with socket.socket() as probe:

@@ -7,20 +7,22 @@ import argparse
 import asyncio
 import itertools
 import random
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.chaos.asks import mixture
+from tests.chaos.attempt_tally import AttemptTally
 from tests.chaos.clients import ChaosStream
 from tests.chaos.equality import differences, is_beginning
 from tests.chaos.faults import BROKER_RESTART, Action, Fault
 from tests.chaos.fleet import Fleet, running_fleet
 from tests.chaos.moments import Moment, is_at
 from tests.chaos.run import Expected, undisturbed
-from tests.chaos.soak_report import SoakReport
+from tests.chaos.soak_report import BETWEEN_FAULTS, SoakReport
 from tests.pipeline.system import StageInstance
 from wire.messages import Stage
 
@@ -42,33 +44,44 @@ _ENOUGH_S = 60.0
 class Soak:
     """Streams that never stop coming, and one fault after the other."""
 
-    def __init__(self, fleet: Fleet, expected: Expected, chance: random.Random, num_streams: int) -> None:
+    def __init__(
+        self, fleet: Fleet, expected: Expected, chance: random.Random, num_streams: int, faults: Sequence[Fault]
+    ) -> None:
         self.report = SoakReport()
         self._fleet = fleet
         self._expected = expected
         self._asks = list(expected)
         self._chance = chance
+        self._faults = faults
         self._num_streams = num_streams
         self._in_flight: set[ChaosStream] = set()
         self._killed: set[str] = set()
         self._leaving: set[str] = set()
         self._is_over = False
+        self._tally = AttemptTally(fleet)
         self._gate = asyncio.Event()
         self._gate.set()
         self._replacing: dict[Stage, asyncio.Task[None]] = {}
-        self._repairs_of: dict[str, dict[str, float]] = {}
 
     async def run(self, until: float, max_faults: int) -> None:
-        """Ends at the time, or after the faults, and then when the last stream has ended."""
+        """Ends at the time, after the faults or when it is stopped, and then when the last stream has ended."""
         readers = [asyncio.create_task(self._keep_reading()) for _ in range(self._num_streams)]
-        while time.monotonic() < until and self.report.faults.total() < max_faults:
-            await self._disturb(self._chance.choice(FAULTS))
-            if not self.report.faults.total() % _FAULTS_PER_LINE:
-                print(self.report.line(), flush=True)
+        try:
+            while not self._is_over and time.monotonic() < until and self.report.faults.total() < max_faults:
+                await self._disturb(self._chance.choice(self._faults))
+                if not self.report.faults.total() % _FAULTS_PER_LINE:
+                    print(self.report.line(), flush=True)
+            self._is_over = True
+            await asyncio.gather(*readers, *self._replacing.values())
+            self.report.attempts[BETWEEN_FAULTS] += await self._tally.news()
+        finally:
+            for reader in readers:  # whose streams tell nothing if it is we who end them
+                reader.cancel()
+            await asyncio.gather(*readers, return_exceptions=True)
+
+    def stop(self) -> None:
+        """No more faults and no new streams; those in flight are read to their ends."""
         self._is_over = True
-        await asyncio.gather(*readers, *self._replacing.values())
-        await self._note_repairs()
-        self.report.repairs.update({cause: int(n) for of in self._repairs_of.values() for cause, n in of.items()})
 
     async def _keep_reading(self) -> None:
         while not self._is_over:
@@ -109,12 +122,16 @@ class Soak:
         if fault.leaves_workers:  # nothing new may begin, so that whatever is prefilled now is prefilled twice
             self._gate.clear()
             await self._until(self._is_settled)
-        await self._note_repairs()
+        self.report.attempts[BETWEEN_FAULTS] += await self._tally.news()
         taken_before = await self._fleet.num_prompt_tokens_taken()
         await self._at_a_moment(None if fault.leaves_workers else self._chance.choice(list(Moment)))
         await self._strike(fault, victim)
+        attempts = await self._tally.news()
+        self.report.attempts[fault.name] += attempts
         if fault.leaves_workers:
-            self.report.repeated[fault.name] += round(await self._fleet.num_prompt_tokens_taken() - taken_before)
+            self.report.note_repeated(
+                fault.name, round(await self._fleet.num_prompt_tokens_taken() - taken_before), attempts
+            )
             self._gate.set()
 
     async def _strike(self, fault: Fault, victim: StageInstance | None) -> None:
@@ -159,16 +176,6 @@ class Soak:
             assert time.monotonic() < deadline, "streams do not go on"
             await asyncio.sleep(_POLL_S)
 
-    async def _note_repairs(self) -> None:
-        """A gateway's counters end with it, so they are kept."""
-        for gateway in self._fleet.present(Stage.GATEWAY):
-            page = await self._fleet.series(gateway)
-            self._repairs_of[gateway.instance_id] = {
-                labels: value
-                for (name, labels), value in page.items()
-                if name == "millrace_gateway_attempts_total" and 'cause="new"' not in labels
-            }
-
 
 def _goes_on_since(moment: float, stream: ChaosStream) -> bool:
     return stream.is_over or (bool(stream.arrivals) and stream.arrivals[-1][0] > moment)
@@ -181,16 +188,21 @@ def _pause_since(struck_at: float, stream: ChaosStream) -> float:
     return max(pauses, default=0.0)
 
 
-async def soak(fleet: Fleet, minutes: float, max_faults: int, seed: int, num_streams: int) -> SoakReport:
-    """Learns what the asks give, then disturbs."""
+async def soak(
+    fleet: Fleet, minutes: float, max_faults: int, seed: int, num_streams: int, faults: Sequence[Fault] = FAULTS
+) -> SoakReport:
+    """Learns what the asks give, then disturbs, until the end or an interrupt."""
     expected: Expected = {}
     asks = mixture(_ASKS_PER_STREAM * num_streams)
     for first in range(0, len(asks), num_streams):
         expected |= await undisturbed(fleet, asks[first : first + num_streams])
-    running = Soak(fleet, expected, random.Random(seed), num_streams)
+    running = Soak(fleet, expected, random.Random(seed), num_streams, faults)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, running.stop)
     try:
         await running.run(time.monotonic() + 60 * minutes, max_faults)
     finally:
+        loop.remove_signal_handler(signal.SIGINT)
         await fleet.close_clients()
         print(running.report.text())
     await fleet.replenish()
@@ -205,9 +217,16 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=sys.maxsize, help="how many, at most")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of faults and asks")
     parser.add_argument("--streams", type=int, default=32, help="how many at a time")
+    parser.add_argument("--only", default="", help="faults whose names contain one of these words, by commas")
+    parser.add_argument("--log", type=Path, help="where to put what all processes have logged")
     given = parser.parse_args()
+    faults = [fault for fault in FAULTS if any(word in fault.name for word in given.only.split(","))]
     with tempfile.TemporaryDirectory() as folder, running_fleet(Path(folder)) as fleet:
-        report = asyncio.run(soak(fleet, given.minutes, given.faults, given.seed, given.streams))
+        try:
+            report = asyncio.run(soak(fleet, given.minutes, given.faults, given.seed, given.streams, faults))
+        finally:
+            if given.log:
+                given.log.write_text(fleet.logs, encoding="utf-8")
     sys.exit(not report.is_flawless)
 
 
