@@ -38,6 +38,8 @@ _QUIET_S = 0.3
 _POLL_S = 0.02
 _FAULTS_PER_LINE = 25
 _MOMENT_S = 1.0
+_AFTERMATH_S = 1.2
+"""After an instance is back, what was lost meanwhile is found out: by doubt within 0.6 s, by two reports within 1 s."""
 _ENOUGH_S = 60.0
 
 
@@ -61,6 +63,7 @@ class Soak:
         self._tally = AttemptTally(fleet)
         self._gate = asyncio.Event()
         self._gate.set()
+        self._mended_at = 0.0
         self._replacing: dict[Stage, asyncio.Task[None]] = {}
 
     async def run(self, until: float, max_faults: int) -> None:
@@ -119,7 +122,8 @@ class Soak:
                 await self._replacing.pop(stage)
         await self._until(self._is_settled)
         victim = None if fault.stage is None else await self._fleet.busiest(fault.stage)
-        if fault.leaves_workers:  # nothing new may begin, so that whatever is prefilled now is prefilled twice
+        if fault.leaves_workers:  # nothing may begin or be repaired, so that whatever is prefilled is prefilled twice
+            await self._until(lambda: time.monotonic() - self._mended_at > _AFTERMATH_S)
             self._gate.clear()
             await self._until(self._is_settled)
         self.report.attempts[BETWEEN_FAULTS] += await self._tally.news()
@@ -145,6 +149,7 @@ class Soak:
             self._replacing[fault.stage] = asyncio.create_task(self._replace(fault, fault.stage, victim))
         if fault.action is not Action.DRAIN:
             await fault.mend(self._fleet, victim)
+        self._mended_at = time.monotonic()
         await self._until(lambda: all(_goes_on_since(struck_at + _QUIET_S, stream) for stream in hit))
         for stream in hit:
             if (pause := _pause_since(struck_at, stream)) >= _HIT_S:
@@ -166,15 +171,23 @@ class Soak:
         self.report.moments["at any time"] += 1
 
     def _is_settled(self) -> bool:
-        """Every stream has begun and none is in a pause."""
+        """Every choice of every stream has begun, and no stream is in a pause."""
         now = time.monotonic()
-        return all(stream.num_tokens and now - stream.arrivals[-1][0] < _HIT_S for stream in tuple(self._in_flight))
+        return all(
+            _has_begun(stream, self._expected[stream.ask]) and now - stream.arrivals[-1][0] < _HIT_S
+            for stream in tuple(self._in_flight)
+        )
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _ENOUGH_S
         while not holds():
             assert time.monotonic() < deadline, "streams do not go on"
             await asyncio.sleep(_POLL_S)
+
+
+def _has_begun(stream: ChaosStream, twin: ChaosStream) -> bool:
+    """Whether every choice has a token: each has the prompt to itself, as the workers count."""
+    return stream.choices.keys() == twin.choices.keys() and all(shown.num_tokens for shown in stream.choices.values())
 
 
 def _goes_on_since(moment: float, stream: ChaosStream) -> bool:
