@@ -60,6 +60,7 @@ class Soak:
         self._killed: set[str] = set()
         self._leaving: set[str] = set()
         self._is_over = False
+        self._is_cut_short = False
         self._tally = AttemptTally(fleet)
         self._gate = asyncio.Event()
         self._gate.set()
@@ -78,7 +79,8 @@ class Soak:
             await asyncio.gather(*readers, *self._replacing.values())
             self.report.attempts[BETWEEN_FAULTS] += await self._tally.news()
         finally:
-            for reader in readers:  # whose streams tell nothing if it is we who end them
+            self._is_cut_short = True  # a stream that we end here tells nothing
+            for reader in readers:
                 reader.cancel()
             await asyncio.gather(*readers, return_exceptions=True)
 
@@ -95,7 +97,8 @@ class Soak:
             self._in_flight.add(stream)
             await stream.read()
             self._in_flight.remove(stream)
-            self._judge(stream)
+            if not self._is_cut_short:
+                self._judge(stream)
 
     def _judge(self, stream: ChaosStream) -> None:
         report, twin = self.report, self._expected[stream.ask]
@@ -114,7 +117,8 @@ class Soak:
     def _circumstances(self, stream: ChaosStream) -> str:
         killed, leaving = stream.gateway_id in self._killed, stream.gateway_id in self._leaving
         fate = "killed" if killed else "leaving" if leaving else "alive"
-        return f"{'answered' if stream.is_open else 'not answered'} by {stream.gateway_id}, which is {fate}"
+        cause = stream.error and stream.error.__cause__
+        return f"{'answered' if stream.is_open else 'not answered'} by {stream.gateway_id}, which is {fate}; {cause!r}"
 
     async def _disturb(self, fault: Fault) -> None:
         for stage in tuple(self._replacing):  # a worker that hands over has its prefills repeated elsewhere
