@@ -11,7 +11,7 @@ import uvloop
 class _Relay(asyncio.Protocol):
     """One direction's reader: what it receives goes out at the other end, which is another one of these.
 
-    What comes while the link is frozen, or before the other end is there, waits here, as in a network that drops packets;
+    What comes while the link is frozen, or before the other end is there, waits here, as if packets were dropped;
     so does the news that one end has gone.
     """
 

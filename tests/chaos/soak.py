@@ -190,8 +190,14 @@ class Soak:
 
 
 def _has_begun(stream: ChaosStream, twin: ChaosStream) -> bool:
-    """Whether every choice has a token: each has the prompt to itself, as the workers count."""
-    return stream.choices.keys() == twin.choices.keys() and all(shown.num_tokens for shown in stream.choices.values())
+    """Whether every choice has a token: each has the prompt to itself, as the workers count.
+
+    OpenAI's chunks count the tokens of all choices together, so that only the logprobs tell whose they are.
+    """
+    if len(twin.choices) == 1:
+        return stream.num_tokens > 0
+    begun = [index for index, shown in stream.choices.items() if shown.token_ids or shown.logprobs]
+    return len(begun) == len(twin.choices)
 
 
 def _goes_on_since(moment: float, stream: ChaosStream) -> bool:
