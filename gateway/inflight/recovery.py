@@ -240,7 +240,7 @@ class Recovery:
             return
         generation.num_repairs += cause is not Cause.NOT_HELD  # which is the answer to a repair
         now = self._clock()
-        is_crash = verdicts.is_crash(attempt, cause, self._members, now)
+        is_crash = verdicts.is_crash(attempt, cause, self._members)
         generation.num_crashes += is_crash
         if verdicts.has_progressed(generation, attempt) or is_crash:
             generation.is_suspect = is_crash and not verdicts.has_progressed(generation, attempt)

@@ -381,6 +381,7 @@ def test_tokens_that_a_detokenizer_misses_are_a_gap_and_no_crash(rig: Rig) -> No
 
 def test_the_old_attempt_is_aborted_where_it_may_still_run(rig: Rig) -> None:
     rig.run()
+    rig.clock.now += 1.0  # without a heartbeat
     rig.recovery.repair(rig.generation, Cause.SILENT)
 
     assert rig.recovery.outbox.take_aborts() == [(WORKER.instance_id, 1), (DETOKENIZER.instance_id, 1)]
