@@ -27,9 +27,7 @@ from tests.pipeline.system import StageInstance
 from wire.messages import Stage
 
 FAULTS = [
-    *(Fault(action, stage) for action in (Action.KILL, Action.PAUSE, Action.DRAIN) for stage in Stage),
-    Fault(Action.FREEZE, Stage.WORKER),
-    Fault(Action.CUT, Stage.WORKER),
+    *(Fault(action, stage) for action in Action if action is not Action.RESTART_BROKER for stage in Stage),
     BROKER_RESTART,
 ]
 _ASKS_PER_STREAM = 4
