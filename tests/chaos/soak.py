@@ -36,6 +36,7 @@ _QUIET_S = 0.3
 _POLL_S = 0.02
 _FAULTS_PER_LINE = 25
 _MOMENT_S = 1.0
+_RAPID_MOMENT_S = 0.3
 _AFTERMATH_S = 1.2
 """After an instance is back, what was lost meanwhile is found out: by doubt within 0.6 s, by two reports within 1 s."""
 _ENOUGH_S = 60.0
@@ -45,14 +46,23 @@ class Soak:
     """Streams that never stop coming, and one fault after the other."""
 
     def __init__(
-        self, fleet: Fleet, expected: Expected, chance: random.Random, num_streams: int, faults: Sequence[Fault]
+        self,
+        fleet: Fleet,
+        expected: Expected,
+        chance: random.Random,
+        num_streams: int,
+        faults: Sequence[Fault],
+        *,
+        is_rapid: bool = False,
     ) -> None:
+        """A rapid one strikes again as soon as every stream that was hit goes on."""
         self.report = SoakReport()
         self._fleet = fleet
         self._expected = expected
         self._asks = list(expected)
         self._chance = chance
         self._faults = faults
+        self._is_rapid = is_rapid
         self._num_streams = num_streams
         self._in_flight: set[ChaosStream] = set()
         self._killed: set[str] = set()
@@ -70,7 +80,7 @@ class Soak:
         readers = [asyncio.create_task(self._keep_reading()) for _ in range(self._num_streams)]
         try:
             while not self._is_over and time.monotonic() < until and self.report.faults.total() < max_faults:
-                await self._disturb(self._chance.choice(self._faults))
+                await self._disturb(self._next_fault())
                 if not self.report.faults.total() % _FAULTS_PER_LINE:
                     print(self.report.line(), flush=True)
             self._is_over = True
@@ -118,10 +128,21 @@ class Soak:
         cause = stream.error and stream.error.__cause__
         return f"{'answered' if stream.is_open else 'not answered'} by {stream.gateway_id}, which is {fate}; {cause!r}"
 
+    def _next_fault(self) -> Fault:
+        """Any; a rapid soak takes the rarest so far of those that need not wait for a replacement."""
+        if not self._is_rapid:
+            return self._chance.choice(self._faults)
+        ready = [fault for fault in self._faults if all(task.done() for task in self._obstacles(fault).values())]
+        return min(ready or self._faults, key=lambda fault: (self.report.faults[fault.name], self._chance.random()))
+
+    def _obstacles(self, fault: Fault) -> dict[Stage, asyncio.Task[None]]:
+        """The replacements that must be there first. A worker that hands over has its prefills repeated elsewhere."""
+        return {stage: task for stage, task in self._replacing.items() if stage is fault.stage or fault.leaves_workers}
+
     async def _disturb(self, fault: Fault) -> None:
-        for stage in tuple(self._replacing):  # a worker that hands over has its prefills repeated elsewhere
-            if stage is fault.stage or fault.leaves_workers:
-                await self._replacing.pop(stage)
+        for stage, replacing in self._obstacles(fault).items():
+            await replacing
+            del self._replacing[stage]
         await self._until(self._is_settled)
         victim = None if fault.stage is None else await self._fleet.busiest(fault.stage)
         if fault.leaves_workers:  # nothing may begin or be repaired, so that whatever is prefilled is prefilled twice
@@ -150,8 +171,9 @@ class Soak:
         if fault.stage is not None and fault.action in (Action.KILL, Action.DRAIN):
             self._replacing[fault.stage] = asyncio.create_task(self._replace(fault, fault.stage, victim))
         if fault.action is not Action.DRAIN:
-            await fault.mend(self._fleet, victim)
-        self._mended_at = time.monotonic()
+            await fault.mend(self._fleet, victim, until_known=not self._is_rapid)
+        if not fault.leaves_workers:
+            self._mended_at = time.monotonic()
         await self._until(lambda: all(_goes_on_since(struck_at + _QUIET_S, stream) for stream in hit))
         for stream in hit:
             if (pause := _pause_since(struck_at, stream)) >= _HIT_S:
@@ -164,7 +186,7 @@ class Soak:
 
     async def _at_a_moment(self, moment: Moment | None) -> None:
         """Waits until some stream is there, unless that takes too long."""
-        latest = time.monotonic() + self._chance.uniform(0, _MOMENT_S)
+        latest = time.monotonic() + self._chance.uniform(0, _RAPID_MOMENT_S if self._is_rapid else _MOMENT_S)
         while time.monotonic() < latest:
             if moment and any(is_at(moment, stream, self._expected[stream.ask]) for stream in self._in_flight):
                 self.report.moments[moment.value] += 1
@@ -210,16 +232,28 @@ def _pause_since(struck_at: float, stream: ChaosStream) -> float:
 
 
 async def soak(
-    fleet: Fleet, minutes: float, max_faults: int, seed: int, num_streams: int, faults: Sequence[Fault] = FAULTS
+    fleet: Fleet,
+    minutes: float,
+    max_faults: int,
+    seed: int,
+    num_streams: int,
+    faults: Sequence[Fault] = FAULTS,
+    *,
+    is_rapid: bool = False,
 ) -> SoakReport:
     """Learns what the asks give, then disturbs, until the end or an interrupt."""
     expected: Expected = {}
     asks = mixture(_ASKS_PER_STREAM * num_streams)
     for first in range(0, len(asks), num_streams):
         expected |= await undisturbed(fleet, asks[first : first + num_streams])
-    running = Soak(fleet, expected, random.Random(seed), num_streams, faults)
+    running = Soak(fleet, expected, random.Random(seed), num_streams, faults, is_rapid=is_rapid)
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, running.stop)
+
+    def stop() -> None:
+        loop.remove_signal_handler(signal.SIGINT)  # the next one interrupts what is under way
+        running.stop()
+
+    loop.add_signal_handler(signal.SIGINT, stop)
     try:
         await running.run(time.monotonic() + 60 * minutes, max_faults)
     finally:
@@ -238,13 +272,16 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=sys.maxsize, help="how many, at most")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of faults and asks")
     parser.add_argument("--streams", type=int, default=32, help="how many at a time")
+    parser.add_argument("--rapid", action="store_true", help="the next fault as soon as all streams go on")
     parser.add_argument("--only", default="", help="faults whose names contain one of these words, by commas")
     parser.add_argument("--log", type=Path, help="where to put what all processes have logged")
     given = parser.parse_args()
     faults = [fault for fault in FAULTS if any(word in fault.name for word in given.only.split(","))]
     with tempfile.TemporaryDirectory() as folder, running_fleet(Path(folder)) as fleet:
         try:
-            report = asyncio.run(soak(fleet, given.minutes, given.faults, given.seed, given.streams, faults))
+            report = asyncio.run(
+                soak(fleet, given.minutes, given.faults, given.seed, given.streams, faults, is_rapid=given.rapid)
+            )
         finally:
             if given.log:
                 given.log.write_text(fleet.logs, encoding="utf-8")

@@ -1,6 +1,7 @@
 """What a soak has seen, and how it is shown."""
 
 import math
+import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ _MAX_LINES = 20
 class SoakReport:
     """Counts. A stream that its gateway took along into death counts apart: nobody is left to finish it."""
 
+    began_at: float = field(default_factory=time.monotonic)
     faults: Counter[str] = field(default_factory=Counter)
     moments: Counter[str] = field(default_factory=Counter)
     num_streams: int = 0
@@ -42,7 +44,8 @@ class SoakReport:
 
     def line(self) -> str:
         """How it goes so far."""
-        return f"{self.faults.total()} faults, {self.num_streams} streams, {self.num_equal} equal"
+        minutes = (time.monotonic() - self.began_at) / 60
+        return f"{minutes:.1f} min: {self.faults.total()} faults, {self.num_streams} streams, {self.num_equal} equal"
 
     def text(self) -> str:
         """The tables."""
@@ -55,6 +58,7 @@ class SoakReport:
         by_moment = ", ".join(f"{count} {moment}" for moment, count in sorted(self.moments.items()))
         return "\n".join(
             [
+                self.line(),
                 *lines,
                 f"faults injected: {self.faults.total()} ({by_moment})",
                 f"streams run: {self.num_streams}, equal: {self.num_equal}, unequal: {self.num_unequal}, "
