@@ -9,7 +9,7 @@ from wire.messages import Peer
 from wire.presence import MemberTable
 
 ORPHAN_TIMEOUT_S = 10.0
-FORGOTTEN_AFTER_S = 60.0  # a preempted sequence may pause too; should it go on after that, its gateway repairs it
+FORGOTTEN_AFTER_S = 15.0  # a preempted sequence may pause too; should it go on after that, its gateway repairs it
 
 
 class OrphanWatch:

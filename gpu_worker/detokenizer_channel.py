@@ -18,9 +18,9 @@ MAX_UNACKED_BYTES = 32 * 2**20
 
 
 class DetokenizerChannel:
-    """The rows on their way to one detokenizer. `batch_seq` counts from 1."""
+    """The rows on their way to one detokenizer. `batch_seq` counts on from `last_seq`."""
 
-    def __init__(self, worker: Peer, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, worker: Peer, clock: Callable[[], float] = time.monotonic, last_seq: int = 0) -> None:
         self._worker = worker
         self._clock = clock
         self.finished = FinishedRequests(clock)
@@ -28,7 +28,7 @@ class DetokenizerChannel:
         self._plain = PlainRows()
         self._unacked: deque[tuple[int, int]] = deque()
         self._num_unacked_bytes = 0
-        self._last_seq = 0
+        self.last_seq = last_seq
         self._blocked_since: float | None = None
 
     @property
@@ -76,7 +76,7 @@ class DetokenizerChannel:
         if not self.is_settled:
             self.finished.add(request)
             if not self.has_pending:
-                self.finished.note_sent(self._last_seq)
+                self.finished.note_sent(self.last_seq)
 
     def discard(self, stream_id: int) -> None:
         """Forgets the waiting row of a stream that was aborted."""
@@ -96,13 +96,13 @@ class DetokenizerChannel:
         else:
             plain, self._plain = self._plain, PlainRows()
             messages = [self._noted(plain.as_batch(self._worker, self._next_seq()))]
-        self.finished.note_sent(self._last_seq)
+        self.finished.note_sent(self.last_seq)
         self._blocked_since = self._clock() if self.is_blocked else None
         return messages
 
     def _next_seq(self) -> int:
-        self._last_seq += 1
-        return self._last_seq
+        self.last_seq += 1
+        return self.last_seq
 
     def _noted(self, batch: TokenBatch) -> bytes:
         message = encode(batch)

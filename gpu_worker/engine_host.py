@@ -1,8 +1,10 @@
 """The engine and its thread as the event loop sees them: loading, commands in, results out. Knows no bus."""
 
 import asyncio
+import concurrent.futures
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,6 +12,8 @@ from gpu_worker.engine_thread import Command, EngineLike, EngineThread, FlushPre
 from gpu_worker.scheduling.admission import AdmissionLimits, RequestRefusedError
 from gpu_worker.scheduling.batch import StepResult
 from gpu_worker.scheduling.sequence import GenerationRequest
+
+_ANNOUNCEMENT_S = 0.5
 
 
 class HostedEngine(EngineLike, Protocol):
@@ -84,8 +88,12 @@ class EngineHost:
         self,
         on_result: Callable[[StepResult], None],
         on_refused: Callable[[int, RequestRefusedError], None],
+        on_suspect: Callable[[int], Coroutine[None, None, None]],
     ) -> LoadedModel:
-        """Loads the model and starts the thread; both callbacks are called in the loop."""
+        """Loads the model and starts the thread; all callbacks are called in the loop.
+
+        The thread waits for `on_suspect`, which must not raise, for half a second at most.
+        """
         self._model = await asyncio.to_thread(self._load)
         loop = asyncio.get_running_loop()
 
@@ -106,6 +114,7 @@ class EngineHost:
             on_step=from_thread,
             on_refused=lambda key, error: _call(loop, on_refused, key, error),
             on_failure=lambda error: _call(loop, self._on_failure, error),
+            on_suspect=lambda key: _wait_for(loop, on_suspect(key)),
         )
         self._thread.start()
         return self._model
@@ -135,6 +144,14 @@ class EngineHost:
         """Ends the thread after the step that runs now."""
         if self._thread is not None:
             self._thread.stop(timeout_s=5.0)
+
+
+def _wait_for(loop: asyncio.AbstractEventLoop, work: Coroutine[None, None, None]) -> None:
+    if loop.is_closed():
+        work.close()
+        return
+    with suppress(concurrent.futures.TimeoutError):
+        asyncio.run_coroutine_threadsafe(work, loop).result(_ANNOUNCEMENT_S)
 
 
 def _call(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *arguments: Any) -> None:

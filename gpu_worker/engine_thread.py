@@ -80,7 +80,8 @@ class EngineThread:
     """Owns the engine from `start` to `stop`. All callbacks are called in the thread, and must not raise.
 
     `on_step` gets every result; `on_refused` the key of a request that `add` refused; `on_failure` the error of a
-    step that raised, before `on_step` gets the result that ends its sequences.
+    step that raised, before `on_step` gets the result that ends its sequences. `on_suspect` gets the key of a suspect
+    whose turn has come; when it returns, the prefill begins that may be this process's end.
     """
 
     def __init__(
@@ -90,12 +91,15 @@ class EngineThread:
         on_step: Callable[[StepResult], None],
         on_refused: Callable[[int, RequestRefusedError], None],
         on_failure: Callable[[Exception], None],
+        on_suspect: Callable[[int], None] = lambda key: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._on_step = on_step
         self._on_refused = on_refused
         self._on_failure = on_failure
+        self._on_suspect = on_suspect
+        self._unannounced: set[int] = set()  # suspects whose turn has not come
         self._clock = clock
         self._wake = threading.Condition()
         self._commands: list[Command] = []
@@ -151,6 +155,8 @@ class EngineThread:
             for command in self._next_commands():
                 self._apply(command)
             if self._engine.has_work and not self._is_stopping:
+                if self._unannounced:
+                    self._announce_suspect()
                 self._on_step(self._timed_step())
 
     def _next_commands(self) -> list[Command]:
@@ -161,17 +167,32 @@ class EngineThread:
             commands, self._commands = self._commands, []
             return commands
 
+    def _announce_suspect(self) -> None:
+        """A suspect begins only from the head of the queue."""
+        head = next(iter(self._engine.waiting()), None)
+        if head is not None and head.key in self._unannounced:
+            self._unannounced.discard(head.key)
+            self._on_suspect(head.key)
+
     def _apply(self, command: Command) -> None:
         match command:
             case Add(request):
-                try:
-                    self._engine.add(request)
-                except RequestRefusedError as error:
-                    self._on_refused(request.key, error)
+                self._add(request)
             case Abort(key, choice):
                 self._engine.abort(key, choice)
+                if choice is None:
+                    self._unannounced.discard(key)
             case FlushPrefixCache(on_done):
                 on_done(self._engine.flush_prefix_cache())
+
+    def _add(self, request: GenerationRequest) -> None:
+        try:
+            self._engine.add(request)
+        except RequestRefusedError as error:
+            self._on_refused(request.key, error)
+        else:
+            if request.is_suspect:
+                self._unannounced.add(request.key)
 
     def _timed_step(self) -> StepResult:
         self._step_began = self._clock()

@@ -84,6 +84,11 @@ class Outbox:
         """Tells the gateway that its job has arrived."""
         await self._tell(request.job.gateway, progress.receipt(request, self._peer, queue_position))
 
+    async def announce_suspect(self, request: HeldRequest) -> None:
+        """Tells the gateway that its suspect is no longer waiting; when this returns, the broker has it."""
+        await self.send_receipt(request, None)
+        await self._node.control.flush_last_words()
+
     async def send_progress(self, queue_positions: Mapping[int, int]) -> None:
         """Tells every gateway how its requests stand."""
         for gateway, report in list(progress.reports(self._held, self._router.finished(), self._peer, queue_positions)):

@@ -29,13 +29,21 @@ class ResultRouter:
         self._worker = worker
         self._held = held
         self.channels: dict[str, DetokenizerChannel] = {}
+        self._last_seq = 0  # of the channels that were forgotten
 
     def channel(self, detokenizer: Peer) -> DetokenizerChannel:
         """The channel to this detokenizer, made on first use."""
         found = self.channels.get(detokenizer.instance_id)
         if found is None:
-            found = self.channels[detokenizer.instance_id] = DetokenizerChannel(self._worker)
+            found = DetokenizerChannel(self._worker, last_seq=self._last_seq)
+            self.channels[detokenizer.instance_id] = found
         return found
+
+    def forget_channel(self, detokenizer_id: str) -> None:
+        """Its detokenizer is gone. Should it come back, what it still acknowledges is none of the next channel's."""
+        channel = self.channels.pop(detokenizer_id, None)
+        if channel is not None:
+            self._last_seq = max(self._last_seq, channel.last_seq)
 
     @property
     def is_settled(self) -> bool:
@@ -111,7 +119,7 @@ class ResultRouter:
         used = {request.job.detokenizer.instance_id for request in self._held}
         for detokenizer in absent:
             if detokenizer not in used and not any(self.channels[detokenizer].finished):
-                del self.channels[detokenizer]
+                self.forget_channel(detokenizer)
 
     def _add_or_break(
         self, stream: Stream, sequence: Sequence, row: TokenRow, finish: Finish | None, broken: list[BrokenRequest]

@@ -90,7 +90,7 @@ class WorkerService:
     async def start(self) -> None:
         """Loads the model while the others already see this instance starting; then listens for jobs."""
         await self._presence.start()
-        loaded = await self._host.start(self._on_result, self._on_refused)
+        loaded = await self._host.start(self._on_result, self._on_refused, self._on_suspect)
         self._metrics.watch(loaded.engine, loaded.page_size)
         self._node.members.on_lost.append(self._on_member_lost)
         self._node.data.on_connection_change(self._on_connection_change)
@@ -187,7 +187,7 @@ class WorkerService:
     def _on_member_lost(self, member: Member, cause: str) -> None:
         peer, stage = member.heartbeat.peer, member.heartbeat.stage
         if stage is Stage.DETOKENIZER:
-            self._router.channels.pop(peer.instance_id, None)
+            self._router.forget_channel(peer.instance_id)
             self._outbox.rows_are_due()
         elif stage is Stage.GATEWAY and (keys := self._held.of_gateway(peer)):
             log.warning("%s is gone (%s): aborting its %d requests", peer.instance_id, cause, len(keys))
@@ -222,6 +222,12 @@ class WorkerService:
             self._router.drop(job.key)
             self._outbox.fail_soon(job.gateway, job.key, ErrorCode.INVALID_REQUEST, str(error), is_retryable=False)
             self._note_idle()
+
+    async def _on_suspect(self, engine_key: int) -> None:
+        """Its prefill comes next: should this process die of it, its gateway knows which one it was."""
+        request = self._held.of_engine(engine_key)
+        if request is not None:
+            await self._outbox.announce_suspect(request)
 
     # What it does by itself.
 
@@ -270,13 +276,14 @@ class WorkerService:
         await self._outbox.send_receipt(request, self._queue_positions().get(request.engine_key))
 
     async def _release_all(self) -> None:
-        for gateway, requests in list(self._held.by_gateway()):
-            keys = [request.job.key for request in requests]
-            log.info("handing %d requests back to %s", len(keys), gateway.instance_id)
-            await self._outbox.send_rows()
-            await self._outbox.release(gateway, keys, "drain timeout")
-            for key in keys:
+        await self._outbox.send_rows()
+        released = {gateway: [request.job.key for request in held] for gateway, held in self._held.by_gateway()}
+        for keys in released.values():
+            for key in keys:  # at once: while one gateway is told, another one may give its request a new key
                 self._abort(key, None)
+        for gateway, keys in released.items():
+            log.info("handing %d requests back to %s", len(keys), gateway.instance_id)
+            await self._outbox.release(gateway, keys, "drain timeout")
 
     async def _flush_cache(self, timeout_s: float, reply_to: str) -> None:
         try:

@@ -133,6 +133,10 @@ class MemberTable:
         """The live member with this id."""
         return self._members.get(instance_id)
 
+    def is_beating(self, member: Member) -> bool:
+        """Whether its last heartbeat is not late: who is silent for longer may be gone."""
+        return self._clock() - member.heard_at <= _LATE_BEAT_S
+
     def is_current(self, peer: Peer) -> bool:
         """Whether this very life of the instance is still there."""
         member = self._members.get(peer.instance_id)

@@ -7,6 +7,7 @@ from wire.presence import MemberTable
 _WORKER_MAY_HOLD_IT = frozenset(
     {Cause.DETOKENIZER_LOST, Cause.DETOKENIZER_LEFT, Cause.GAP, Cause.BEHIND, Cause.MISSING, Cause.OUTAGE}
 )
+_WORKER_MAY_BE_GONE = frozenset({Cause.SILENT, Cause.NOT_ACCEPTED})
 
 
 def held_at(generation: Generation, attempt: Attempt, cause: Cause, members: MemberTable) -> HeldAt | None:
@@ -14,11 +15,15 @@ def held_at(generation: Generation, attempt: Attempt, cause: Cause, members: Mem
     held = generation.held
     if attempt.worker_id and (attempt.worker_id in attempt.receipts or generation.is_delivering):
         held = HeldAt(attempt.worker_id, attempt.key)
-    is_kept = cause in _WORKER_MAY_HOLD_IT or (cause is Cause.UNREACHABLE and attempt.is_reattachment)
-    if held is None or not is_kept or generation.dispatched is None:
+    if held is None or generation.dispatched is None:
         return None
     worker = members.get(held.worker_id)
-    return held if worker is not None and not worker.is_hung else None
+    if worker is None or worker.is_hung:
+        return None
+    if cause in _WORKER_MAY_BE_GONE:  # one that beats has lost a message, and is asked, but not twice
+        return held if members.is_beating(worker) and attempt.cause not in _WORKER_MAY_BE_GONE else None
+    is_kept = cause in _WORKER_MAY_HOLD_IT or (cause is Cause.UNREACHABLE and attempt.is_reattachment)
+    return held if is_kept else None
 
 
 def points(generation: Generation) -> tuple[ReattachPoint, ...]:

@@ -235,12 +235,12 @@ class Recovery:
 
     def repair(self, generation: Generation, cause: Cause, suspect_id: str = "") -> None:
         """Gives the attempt up and plans the next one, unless the request has failed too often."""
-        attempt = generation.attempt
-        if attempt is None or not self._give_up(generation, cause):
+        if (attempt := generation.attempt) is None:
             return
+        is_crash = verdicts.is_crash(generation, attempt, cause, self._members)
+        self._give_up(generation, cause)
         generation.num_repairs += cause is not Cause.NOT_HELD  # which is the answer to a repair
         now = self._clock()
-        is_crash = verdicts.is_crash(attempt, cause, self._members, now)
         generation.num_crashes += is_crash
         if verdicts.has_progressed(generation, attempt) or is_crash:
             generation.is_suspect = is_crash and not verdicts.has_progressed(generation, attempt)

@@ -2,14 +2,13 @@
 
 import random
 
-from gateway.inflight.generation import Attempt, Cause, Generation
+from gateway.inflight.generation import Attempt, Cause, Generation, Standing
 from gateway.inflight.receipts import Receipts
 from wire.messages import ErrorCode, Failed, InstanceState, Stage
 from wire.presence import Member, MemberTable
 
 _BEHIND_S = 1.0
 _SILENCE_S = 2.0
-_BEAT_S = 0.8  # whoever lives is heard twice a second
 _MAX_MISSING = 2
 _FIRST_BACKOFF_S = 0.05
 _LONGEST_BACKOFF_S = 2.0
@@ -56,13 +55,15 @@ def overdue(
     return Cause.WORKER_HUNG if worker is not None and worker.is_hung else None
 
 
-def is_crash(attempt: Attempt, cause: Cause, members: MemberTable, now: float) -> bool:
+def is_crash(generation: Generation, attempt: Attempt, cause: Cause, members: MemberTable) -> bool:
     """Whether the worker may have died of it. A dead one is silent before it counts as dead; and then it is asked once
-    more for what it had, which makes no second death of it."""
-    if attempt.is_asking:
+    more for what it had, which makes no second death of it. Of a suspect, a worker says first that it begins: one that
+    was waiting for its turn has done no harm."""
+    is_waiting = generation.is_suspect and generation.standing is not Standing.RUNNING
+    if attempt.is_asking or (is_waiting and cause is not Cause.FAILED):
         return False
     worker = members.get(attempt.worker_id) if cause in _SILENCES else None
-    return cause in _CRASHES or (worker is not None and now - worker.heard_at > _BEAT_S)
+    return cause in _CRASHES or (worker is not None and not members.is_beating(worker))
 
 
 def has_progressed(generation: Generation, attempt: Attempt) -> bool:

@@ -51,8 +51,11 @@ class Fault:
         }
         strike[self.action](victim)
 
-    async def mend(self, fleet: Fleet, victim: StageInstance | None) -> None:
-        """Ends what was done, at the earliest when the others have noticed; who died is not replaced."""
+    async def mend(self, fleet: Fleet, victim: StageInstance | None, *, until_known: bool = True) -> None:
+        """Ends what was done, at the earliest when the others have noticed; who died is not replaced.
+
+        Returns when everybody knows how things are now, or at once without `until_known`.
+        """
         if victim is None:
             await asyncio.sleep(BROKER_DOWNTIME_S)  # which is the fault
             await asyncio.to_thread(fleet.broker.start)
@@ -62,7 +65,8 @@ class Fault:
         elif self.action is not Action.KILL:
             await fleet.until_known()
             (fleet.resume if self.action is Action.PAUSE else fleet.heal_link)(victim)
-        await fleet.until_known()
+        if until_known:
+            await fleet.until_known()
 
 
 BROKER_RESTART = Fault(Action.RESTART_BROKER)

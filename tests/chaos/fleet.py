@@ -37,7 +37,7 @@ Series = dict[tuple[str, str], float]
 
 
 class Fleet(System):
-    """A system whose every instance has a page of metrics, and whose workers reach the broker over links."""
+    """A system whose every instance has a page of metrics, and reaches the broker over a link."""
 
     def __init__(self, broker: Broker) -> None:
         super().__init__(
@@ -53,17 +53,13 @@ class Fleet(System):
     def launch(self, stage: Stage, *, inherited_fds: Sequence[int] = (), **settings: object) -> LoggedProcess:
         """Starts an instance, and does not wait for it."""
         port = _free_port()
-        given = {"metrics_port": port} | settings
-        link = None
-        if stage is Stage.WORKER:
-            broker_port = urlsplit(self.nats_url).port
-            assert broker_port is not None
-            link = self._links.open(broker_port)
-            given["nats_url"] = link.url
+        broker_port = urlsplit(self.nats_url).port
+        assert broker_port is not None
+        link = self._links.open(broker_port)
+        given = {"metrics_port": port, "nats_url": link.url} | settings
         process = super().launch(stage, inherited_fds=inherited_fds, **given)
         self._metrics_url[process.popen.pid] = f"http://127.0.0.1:{port}/metrics"
-        if link is not None:
-            self._link_of[process.popen.pid] = link
+        self._link_of[process.popen.pid] = link
         return process
 
     def close(self) -> None:
@@ -85,11 +81,21 @@ class Fleet(System):
 
     async def until_known(self) -> None:
         """Returns when every gateway that can be seen sees exactly the instances that can be seen, ready."""
+        deadline = time.monotonic() + _ENOUGH_S
+        while unlike := await self._unlike():
+            assert time.monotonic() < deadline, unlike
+            await asyncio.sleep(_POLL_S)  # a gateway's table has no event to wait for from outside
+
+    async def _unlike(self) -> str:
+        """What some gateway sees and should not, or the other way round; nothing if all see what there is."""
         for gateway in self.present(Stage.GATEWAY):
-            deadline = time.monotonic() + _ENOUGH_S
-            while (seen := await self._seen_by(gateway)) != (expected := self.instance_ids - self._absent):
-                assert time.monotonic() < deadline, f"{gateway.instance_id} sees {seen}, expected {expected}"
-                await asyncio.sleep(_POLL_S)  # a gateway's table has no event to wait for from outside
+            try:
+                seen = await self._seen_by(gateway)
+            except httpx.TransportError as error:  # another fault has fallen meanwhile
+                return f"{gateway.instance_id}: {error!r}"
+            if seen != (expected := self.instance_ids - self._absent):
+                return f"{gateway.instance_id} sees {seen}, expected {expected}"
+        return ""
 
     async def _seen_by(self, gateway: StageInstance) -> set[str]:
         async with httpx.AsyncClient(timeout=20) as client:
@@ -128,20 +134,20 @@ class Fleet(System):
         instance.process.popen.send_signal(signal.SIGCONT)
         self._absent.discard(instance.instance_id)
 
-    def freeze_link(self, worker: StageInstance) -> None:
-        """Nothing passes between this worker and the broker, and nobody is told."""
-        self._absent.add(worker.instance_id)
-        self._links.run(self._link_of[worker.process.popen.pid].freeze())
+    def freeze_link(self, instance: StageInstance) -> None:
+        """Nothing passes between this instance and the broker, and nobody is told."""
+        self._absent.add(instance.instance_id)
+        self._links.run(self._link_of[instance.process.popen.pid].freeze())
 
-    def cut_link(self, worker: StageInstance) -> None:
-        """This worker loses its connections to the broker, and gets no new ones."""
-        self._absent.add(worker.instance_id)
-        self._links.run(self._link_of[worker.process.popen.pid].cut())
+    def cut_link(self, instance: StageInstance) -> None:
+        """This instance loses its connections to the broker, and gets no new ones."""
+        self._absent.add(instance.instance_id)
+        self._links.run(self._link_of[instance.process.popen.pid].cut())
 
-    def heal_link(self, worker: StageInstance) -> None:
-        """The worker reaches the broker again."""
-        self._links.run(self._link_of[worker.process.popen.pid].heal())
-        self._absent.discard(worker.instance_id)
+    def heal_link(self, instance: StageInstance) -> None:
+        """The instance reaches the broker again."""
+        self._links.run(self._link_of[instance.process.popen.pid].heal())
+        self._absent.discard(instance.instance_id)
 
     async def series(self, instance: StageInstance) -> Series:
         """Every metric of one instance, by name and labels."""
@@ -188,6 +194,12 @@ def running_fleet(folder: Path) -> Iterator[Fleet]:
         stack.callback(fleet.close)
         fleet.start(dict.fromkeys(Stage, INSTANCES_PER_STAGE))
         yield fleet
+
+
+def label(labels: str, name: str) -> str:
+    """The value of one of a series' labels, which are written as on the page."""
+    found = re.search(rf'\b{name}="([^"]*)"', labels)
+    return found[1] if found else ""
 
 
 def _free_port() -> int:

@@ -9,12 +9,17 @@ import uvloop
 
 
 class _Relay(asyncio.Protocol):
-    """One direction's reader: what it receives goes out at the other end, which is another one of these."""
+    """One direction's reader: what it receives goes out at the other end, which is another one of these.
+
+    What comes while the link is frozen, or before the other end is there, waits here, as if packets were dropped;
+    so does the news that one end has gone.
+    """
 
     def __init__(self, link: "Link") -> None:
         self._link = link
         self._unsent: list[bytes] = []
         self._other: asyncio.Transport | None = None
+        self._is_over = False
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -22,15 +27,15 @@ class _Relay(asyncio.Protocol):
         self._link.joined(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._other is None:
-            self._unsent.append(data)
-        else:
-            self._other.write(data)
+        self._unsent.append(data)
+        self.send_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._link.left(self)
-        if self._other is not None:
-            self._other.close()
+        self._is_over = True
+        if self._other is None:
+            self._link.left(self)
+        else:
+            self.send_on()
 
     def join(self, other: "_Relay") -> None:
         """Passes on to `other` what has come and what comes."""
@@ -38,18 +43,23 @@ class _Relay(asyncio.Protocol):
         if self._other is None or self.transport is None or self.transport.is_closing():
             other.cut()
             return
-        self._other.writelines(self._unsent)
+        self.send_on()
+
+    def send_on(self) -> None:
+        """Passes on what waits, unless it has to wait longer."""
+        if self._other is None or self._link.is_frozen:
+            return
+        if not self._other.is_closing():
+            self._other.writelines(self._unsent)
         self._unsent.clear()
+        if self._is_over:
+            self._link.left(self)
+            self._other.close()
 
     def cut(self) -> None:
         """Ends the connection at once."""
         if self.transport is not None:
             self.transport.abort()
-
-    def set_frozen(self, is_frozen: bool) -> None:
-        """Stops or starts reading; what is sent meanwhile waits in the kernel, as in a network that drops packets."""
-        if self.transport is not None and not self.transport.is_closing():
-            (self.transport.pause_reading if is_frozen else self.transport.resume_reading)()
 
 
 class Link:
@@ -60,8 +70,8 @@ class Link:
         self._server: asyncio.Server | None = None
         self._relays: set[_Relay] = set()
         self._dialling: set[asyncio.Task[None]] = set()
-        self._is_frozen = False
         self._is_cut = False
+        self.is_frozen = False
 
     @property
     def url(self) -> str:
@@ -76,9 +86,7 @@ class Link:
 
     async def freeze(self) -> None:
         """Nothing passes any more, and nobody is told."""
-        self._is_frozen = True
-        for relay in self._relays:
-            relay.set_frozen(True)
+        self.is_frozen = True
 
     async def cut(self) -> None:
         """Every connection ends, and no new one lasts."""
@@ -88,9 +96,9 @@ class Link:
 
     async def heal(self) -> None:
         """As before; what a frozen link holds is delivered, late."""
-        self._is_frozen = self._is_cut = False
-        for relay in self._relays:
-            relay.set_frozen(False)
+        self.is_frozen = self._is_cut = False
+        for relay in tuple(self._relays):
+            relay.send_on()
 
     async def close(self) -> None:
         """Ends everything."""
@@ -103,11 +111,9 @@ class Link:
         self._relays.add(relay)
         if self._is_cut:
             relay.cut()
-        elif self._is_frozen:
-            relay.set_frozen(True)
 
     def left(self, relay: _Relay) -> None:
-        """A connection ended."""
+        """A connection ended, and both sides know."""
         self._relays.discard(relay)
 
     def dial(self, arrival: _Relay) -> None:

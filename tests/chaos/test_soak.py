@@ -1,5 +1,9 @@
 """The soak runs, and its judge sees what is wrong."""
 
+import asyncio
+import os
+import signal
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -19,6 +23,18 @@ LOGPROBS = [-0.25, -1.5, -2.0]
 async def test_a_short_soak_is_flawless(fleet: Fleet) -> None:
     report = await soak(fleet, minutes=2, max_faults=3, seed=1, num_streams=8)
     assert report.faults.total() == 3
+    assert report.is_flawless, report.text()
+
+
+async def test_an_interrupted_soak_reads_its_streams_to_their_ends(fleet: Fleet) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    soaking = asyncio.create_task(soak(fleet, minutes=2, max_faults=1000, seed=1, num_streams=4, is_rapid=True))
+    while signal.getsignal(signal.SIGINT) is before:
+        assert not soaking.done()
+        await asyncio.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+    report = await soaking
+    assert report.faults.total() == 1
     assert report.is_flawless, report.text()
 
 
@@ -81,6 +97,13 @@ def test_a_soak_is_flawless_if_all_streams_were_equal_and_no_prefill_was_repeate
 @pytest.mark.parametrize("flaw", [{"num_faults": 0}, {"num_streams": 3}, {"num_repeated": 1}])
 def test_whatever_is_missing_from_a_flawless_soak_is_a_flaw(flaw: dict[str, int]) -> None:
     assert not report_of(**flaw).is_flawless
+
+
+def test_whatever_was_prefilled_twice_is_told_with_what_was_attempted() -> None:
+    report = report_of()
+    report.note_repeated("kill detokenizer", 53, Counter({"silent resume": 2}))
+    assert not report.is_flawless
+    assert "fault 1, kill detokenizer: 53 tokens, attempts: 2 silent resume" in report.text()
 
 
 def test_percentiles_are_measured_values() -> None:

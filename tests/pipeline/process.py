@@ -32,6 +32,7 @@ class LoggedProcess:
             encoding="utf-8",
             errors="replace",
             pass_fds=inherited_fds,
+            process_group=0,  # an interrupt at the terminal is for us, and we end it
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()

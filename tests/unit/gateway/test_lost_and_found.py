@@ -75,7 +75,7 @@ async def fall_silent(_: ScriptedPipeline, __: TokenizeJob) -> None:
 
 @pytest.mark.parametrize("trouble", [skip_a_token, fail_retryably, release, forget, get_ahead, fall_silent])
 async def test_a_stream_goes_on_where_it_was(scene: Scene, trouble: Trouble) -> None:
-    is_repaired_cheaply_first = trouble in (skip_a_token, forget, get_ahead)
+    is_repaired_cheaply_first = trouble in (skip_a_token, forget, get_ahead, fall_silent)
     scene.pipeline.script = begin
     async with scene.http.stream("POST", "/generate", json=ASK | {"stream": True}) as response:
         first = await scene.pipeline.job_arrived.get()
@@ -103,7 +103,7 @@ async def lose_detokenizer(pipeline: ScriptedPipeline, _: TokenizeJob) -> None:
     await pipeline.detokenizer.leave()
 
 
-@pytest.mark.parametrize("trouble", [skip_a_token, forget, get_ahead, lose_detokenizer])
+@pytest.mark.parametrize("trouble", [skip_a_token, forget, get_ahead, fall_silent, lose_detokenizer])
 async def test_a_worker_that_lives_goes_on_with_what_it_has(scene: Scene, trouble: Trouble, nats_url: str) -> None:
     scene.pipeline.script, scene.pipeline.worker.holds_sequences = begin, True
     asking = asyncio.create_task(scene.post("/generate", ASK))

@@ -90,7 +90,7 @@ class Rig:
         )
 
     def dispatch(self) -> None:
-        """The tokenizer passes it on."""
+        """The tokenizer passes it on, whatever attempt it is."""
         self.recovery.dispatched(
             Dispatched(
                 key=self.generation.attempt.key if self.generation.attempt else 0,
@@ -300,6 +300,22 @@ def test_a_stop_string_may_leave_the_worker_ahead(rig: Rig) -> None:
     assert rig.generation.attempt is rig.attempt
 
 
+def test_what_the_other_choices_miss_at_their_ends_is_noticed_when_the_worker_tells_no_more(rig: Rig) -> None:
+    rig.generation = generation_of(rig.in_flight, n=2)
+    fields = {"heard_at": rig.clock.now, "worker_id": WORKER.instance_id, "receipts": {WORKER.instance_id}}
+    rig.attempt = attempt_of(rig.in_flight, rig.generation, 2, **fields)
+    finish = TextFinish(0, FinishReason.STOP, "END", 1, 1, 0, 0, 0, 0, 0, 0)
+    rig.generation.finish(rig.generation.choices[0], finish)
+    rig.dispatch()
+    rig.report(WORKER, 1, 2, num_tokens=9)
+    for _ in range(2):
+        rig.wait(0.5)
+        rig.report(WORKER, 1)
+
+    assert rig.cause is Cause.MISSING
+    assert rig.generation.held == HeldAt(WORKER.instance_id, 2)
+
+
 @pytest.mark.parametrize(
     ("stage", "cause"),
     [(Stage.WORKER, Cause.WORKER_LOST), (Stage.DETOKENIZER, Cause.DETOKENIZER_LOST), (Stage.TOKENIZER, None)],
@@ -381,6 +397,7 @@ def test_tokens_that_a_detokenizer_misses_are_a_gap_and_no_crash(rig: Rig) -> No
 
 def test_the_old_attempt_is_aborted_where_it_may_still_run(rig: Rig) -> None:
     rig.run()
+    rig.clock.now += 1.0  # without a heartbeat
     rig.recovery.repair(rig.generation, Cause.SILENT)
 
     assert rig.recovery.outbox.take_aborts() == [(WORKER.instance_id, 1), (DETOKENIZER.instance_id, 1)]
@@ -543,7 +560,7 @@ def test_repeats_are_spaced_more_and_more(rig: Rig) -> None:
 
 def test_three_crashes_without_progress_are_the_end(rig: Rig) -> None:
     for key in (2, 3, 4):
-        _fail(rig, ErrorCode.INTERNAL)
+        fail(rig, ErrorCode.INTERNAL)
         rig.retry(key)
 
     assert [error.status for error in rig.ended.failed] == [500]
@@ -599,7 +616,7 @@ def test_only_a_crash_without_a_token_makes_a_request_suspect(rig: Rig) -> None:
 def test_progress_forgives_crashes(rig: Rig) -> None:
     for key in range(2, 12):
         rig.receive(1)
-        _fail(rig, ErrorCode.INTERNAL)
+        fail(rig, ErrorCode.INTERNAL)
         rig.retry(key)
 
     assert rig.ended.failed == []
@@ -608,7 +625,7 @@ def test_progress_forgives_crashes(rig: Rig) -> None:
 
 def test_draining_is_no_crash(rig: Rig) -> None:
     for key in range(2, 12):
-        _fail(rig, ErrorCode.DRAINING)
+        fail(rig, ErrorCode.DRAINING)
         rig.retry(key)
 
     assert rig.ended.failed == []
@@ -632,7 +649,7 @@ def test_without_a_worker_a_request_is_parked_however_often_its_tokenizer_looks(
     key = 1
     while not rig.ended.failed:
         rig.retry(key := key + 1)
-        _fail(rig, ErrorCode.UNAVAILABLE)
+        fail(rig, ErrorCode.UNAVAILABLE)
         started = rig.clock.now
         while not (rig.ended.failed or rig.recovery.outbox.take_due()):
             rig.wait(TICK_S)
@@ -645,10 +662,10 @@ def test_without_a_worker_a_request_is_parked_however_often_its_tokenizer_looks(
 
 
 def test_who_failed_a_request_is_asked_again_when_there_is_nobody_else(rig: Rig) -> None:
-    _fail(rig, ErrorCode.INTERNAL)
+    fail(rig, ErrorCode.INTERNAL)
     assert rig.generation.suspects == {WORKER.instance_id}
     rig.retry(2)
-    _fail(rig, ErrorCode.UNAVAILABLE)
+    fail(rig, ErrorCode.UNAVAILABLE)
     assert rig.generation.suspects == set()
     assert rig.generation.num_crashes == 1
 
@@ -751,12 +768,12 @@ def test_messages_about_past_attempts_change_nothing(rig: Rig) -> None:
     rig.recovery.gap(rig.generation)
     rig.retry(2)
     rig.recovery.unreachable(1)
-    _fail(rig, ErrorCode.INTERNAL, key=1)
+    fail(rig, ErrorCode.INTERNAL, key=1)
 
     assert rig.generation.attempt is not None
     assert rig.generation.attempt.key == 2
 
 
-def _fail(rig: Rig, code: ErrorCode, key: int = 0) -> None:
+def fail(rig: Rig, code: ErrorCode, key: int = 0) -> None:
     current = rig.generation.attempt.key if rig.generation.attempt else 0
     rig.recovery.failed(Failed(key=key or current, sender=WORKER, code=code, message="x", is_retryable=True))

@@ -126,6 +126,35 @@ def test_a_failing_step_ends_its_sequences_and_the_thread_goes_on(
     assert thread.is_alive
 
 
+def test_of_a_suspect_it_is_said_that_its_turn_has_come_and_not_before(
+    events: Events, start: Callable[..., EngineThread]
+) -> None:
+    heard: list[object] = []
+
+    def listen(sequence: Sequence) -> int:
+        heard.append(sequence.key if sequence.num_output_tokens == 0 else "decode")
+        return 1
+
+    innocent = request([1, 2], max_new_tokens=1)
+    suspects = [request([3, 4], max_new_tokens=1, is_suspect=True, n=n) for n in (1, 2)]
+    thread = start(
+        make_rig(rule=listen, max_running_requests=1).engine,
+        on_suspect=lambda key: heard.append(("announced", key)),
+    )
+    thread.submit([Add(innocent), *map(Add, suspects)])
+    events.finishes(3)
+    first, second = (suspect.key for suspect in suspects)
+    assert heard == [innocent.key, ("announced", first), first, ("announced", second), second, second]
+
+
+def test_a_suspect_that_was_aborted_is_not_announced(events: Events, start: Callable[..., EngineThread]) -> None:
+    announced: list[int] = []
+    asked = request([1], is_suspect=True)
+    start(make_rig(rule=lambda _: 1).engine, on_suspect=announced.append).submit([Add(asked), Abort(asked.key)])
+    assert events.finishes(1) == {asked.key: Finish("abort")}
+    assert announced == []
+
+
 def test_a_step_has_an_age_while_it_runs_and_none_after(events: Events, start: Callable[..., EngineThread]) -> None:
     now, entered, leave = [100.0], threading.Event(), threading.Event()
 

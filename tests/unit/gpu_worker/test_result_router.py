@@ -98,6 +98,30 @@ def test_a_detokenizer_that_nobody_has_heard_yet_keeps_its_channel_until_it_has_
     assert rig.router.channels == {}
 
 
+def test_what_a_detokenizer_acknowledges_after_it_was_lost_is_none_of_its_next_channels() -> None:
+    rig = Rig()
+    first, second = rig.hold(7), rig.hold(8)
+    lost = rig.router.channel(DETOKENIZER)
+    for index in range(3):
+        lost.add(TokenRow(first[0], index, [1]))
+        lost.take_messages()
+    rig.router.forget_channel(DETOKENIZER.instance_id)
+
+    channel = rig.router.channel(DETOKENIZER)
+    channel.add(TokenRow(second[0], 0, [1]))
+    request = rig.held.get(8)
+    assert request is not None
+    rig.held.end(rig.held.streams[second[0]], None)
+    channel.finish(request)
+    channel.take_messages()
+    channel.acknowledge(lost.last_seq)
+    assert rig.finished() == [8], "its last row may still be on its way"
+    assert not channel.is_settled
+    channel.acknowledge(channel.last_seq)
+    assert rig.finished() == []
+    assert channel.is_settled
+
+
 def test_a_member_keeps_its_channel() -> None:
     rig = Rig()
     members = MemberTable(1e9)

@@ -10,7 +10,8 @@ import pytest
 from gpu_worker.scheduling.batch import StepResult
 from gpu_worker.scheduling.sequence import Sequence
 from gpu_worker.synthetic import SyntheticEngine, SyntheticOptions
-from tests.unit.gpu_worker.bus_peers import DETOKENIZER, GATEWAY, Mailbox, job, running_worker
+from tests.unit.gpu_worker.builders import make_rig
+from tests.unit.gpu_worker.bus_peers import DETOKENIZER, GATEWAY, Mailbox, WorkerUnderTest, job, running_worker
 from tests.unit.wire.broker import Broker
 from wire import subjects
 from wire.columns import pack_u32, unpack_u8, unpack_u32, unpack_u64
@@ -28,6 +29,8 @@ from wire.messages import (
     InstanceState,
     Peer,
     Progress,
+    Reattach,
+    ReattachPoint,
     Released,
     RequestState,
     SequenceStart,
@@ -74,6 +77,16 @@ def tokens_of(mailbox: Mailbox, stream_id: int) -> list[int]:
                 ids += flat[start : start + count]
             start += count
     return ids
+
+
+async def told_of(worker: WorkerUnderTest, key: int, number: int) -> list[Progress]:
+    """The first receipts of a request."""
+
+    def receipts(messages: list[object]) -> list[Progress]:
+        return [m for m in messages if isinstance(m, Progress) and m.is_receipt and key in unpack_u64(m.keys)]
+
+    await worker.gateway.until(lambda messages: len(receipts(messages)) >= number)
+    return receipts(worker.gateway.messages)
 
 
 def num_finished(messages: list[object]) -> int:
@@ -218,6 +231,40 @@ async def test_a_drain_that_takes_too_long_hands_its_requests_back(nats_url: str
         released = await worker.gateway.first(Released)
         assert list(unpack_u64(released.keys)) == [23]
         engine.gate.release()
+
+
+async def test_what_gets_a_new_key_while_a_drain_still_sends_is_handed_back_by_that(nats_url: str) -> None:
+    async with running_worker(nats_url, engine := GatedEngine(), drain_timeout_s=0.05) as worker:
+        await worker.send_job(job(23))
+        await worker.gateway.first(Progress)
+        async with worker.service._outbox._sending:
+            draining = asyncio.create_task(worker.service.drain())
+            await asyncio.wait({draining}, timeout=0.3)
+            points = (ReattachPoint(0, 0, 0),)
+            again = Reattach(sender=GATEWAY, old_key=23, new_key=24, detokenizer=DETOKENIZER, points=points)
+            await worker.send_control(again)
+            await worker.gateway.first(Progress, lambda report: list(unpack_u64(report.keys)) == [24])
+        await draining
+        released = await worker.gateway.first(Released)
+        assert list(unpack_u64(released.keys)) == [24]
+        engine.gate.release()
+
+
+async def test_a_suspect_is_announced_before_its_prefill(nats_url: str) -> None:
+    gate = threading.Event()
+
+    def slow(_: Sequence) -> int:
+        assert gate.wait(10)
+        return 1
+
+    async with running_worker(nats_url, make_rig(rule=slow).engine) as worker:
+        await worker.send_job(job(26))  # which is in a step while the suspect waits
+        await worker.send_job(msgspec.structs.replace(job(27), is_suspect=True))
+        await worker.gateway.first(Progress, lambda report: list(unpack_u64(report.keys)) == [27])
+        gate.set()
+        receipts = await told_of(worker, 27, 2)
+        states = [list(unpack_u8(receipt.states)) for receipt in receipts]
+        assert states == [[RequestState.QUEUED], [RequestState.RUNNING]]
 
 
 @pytest.mark.parametrize("is_busy", [False, True])

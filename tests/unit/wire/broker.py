@@ -31,7 +31,11 @@ class Broker:
         """Returns when clients can connect."""
         self._config.write_text(config_text(self._port) + self._extra_config, encoding="utf-8")
         self._process = subprocess.Popen(
-            [find_nats_server(), "-c", self._config], stderr=subprocess.PIPE, text=True, encoding="utf-8"
+            [find_nats_server(), "-c", self._config],
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            process_group=0,  # an interrupt at the terminal is for us, and we end it
         )
         assert self._process.stderr is not None
         for line in self._process.stderr:
