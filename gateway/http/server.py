@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 2048
 _LAST_SECONDS = 3
+# Longer than clients keep an idle connection (httpx, and so openai: 5 s), who else may ask while it is being closed.
+_KEEP_ALIVE_S = 75
 _MAX_CONNECTIONS = 65_536
 _OTHER_FILES = 64  # what the process has open beside its clients: the broker's connections, logs, libraries
 _KERNEL_UNSENT_BYTES = 1 << 14
@@ -53,6 +55,7 @@ class HttpServer:
             access_log=log.isEnabledFor(logging.INFO),
             server_header=False,
             backlog=_BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_LAST_SECONDS,
         )
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
