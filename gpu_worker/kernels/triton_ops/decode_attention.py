@@ -15,6 +15,7 @@ from torch import Tensor
 from gpu_worker.kernels.triton_ops.decode_combination import combine_items, combine_split_sequences
 from gpu_worker.kernels.triton_ops.decode_plan import ITEM_FIELDS, DecodePlan
 from gpu_worker.kernels.triton_ops.launch import is_dependent, wait_for_kernel_before
+from gpu_worker.kernels.triton_ops.new_token import load_angles, load_rotated, store_new_token
 
 # Whether the last program of a sequence combines its items, or a launch of its own.
 _COMBINES_IN_PLACE = True
@@ -57,13 +58,60 @@ def paged_decode_attention(
     As in `torch_ops`, with contiguous caches and queries, and a plan that `plan_decode_` has filled for the same
     `context_lens`, which are not read again. Rows of context 0 become zero.
     """
-    num_seqs, num_heads, head_dim = query.shape
+    out = torch.empty_like(query)
+    new_token = (None, None, None, None, 0.0, None)
+    _launch(out, query, new_token, k_cache, v_cache, page_tables, table_rows, plan, scale, sliding_window, blocks)
+    return out
+
+
+def rope_decode_attention(
+    qkv: Tensor,
+    cos: Tensor,
+    signed_sin: Tensor,
+    query_norm: Tensor | None,
+    key_norm: Tensor | None,
+    eps: float,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slot_mapping: Tensor,
+    page_tables: Tensor,
+    table_rows: Tensor | None,
+    context_lens: Tensor,
+    plan: DecodePlan,
+    scale: float,
+    sliding_window: int | None = None,
+    blocks: DecodeBlocks | None = None,
+) -> Tensor:
+    """`rope_write_kv` of one token per sequence and `paged_decode_attention` in one launch.
+
+    As in `torch_ops`; for the rest see `paged_decode_attention`. Of rows of context 0 nothing is written to the caches.
+    """
+    num_kv_heads, head_dim = k_cache.shape[-2:]
+    num_heads = qkv.shape[1] // head_dim - 2 * num_kv_heads
+    out = torch.empty((len(qkv), num_heads, head_dim), dtype=qkv.dtype, device=qkv.device)
+    new_token = (cos, signed_sin, query_norm, key_norm, eps, slot_mapping)
+    _launch(out, qkv, new_token, k_cache, v_cache, page_tables, table_rows, plan, scale, sliding_window, blocks)
+    return out
+
+
+def _launch(
+    out: Tensor,
+    query: Tensor,
+    new_token: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, float, Tensor | None],
+    k_cache: Tensor,
+    v_cache: Tensor,
+    page_tables: Tensor,
+    table_rows: Tensor | None,
+    plan: DecodePlan,
+    scale: float,
+    sliding_window: int | None,
+    blocks: DecodeBlocks | None,
+) -> None:
+    num_seqs, num_heads, head_dim = out.shape
     page_size, num_kv_heads = k_cache.shape[1], k_cache.shape[2]
     assert all(tensor.is_contiguous() for tensor in (query, k_cache, v_cache))
     blocks = blocks or decode_blocks(head_dim, query.dtype)
     group = num_heads // num_kv_heads
-    block_dims = max(triton.next_power_of_2(head_dim), 16)
-    out = torch.empty_like(query)
     dependent = is_dependent(query)
     _decode_kernel[(num_kv_heads, num_seqs + plan.target_items)](
         out,
@@ -73,6 +121,7 @@ def paged_decode_attention(
         plan.items,
         plan.num_items,
         query,
+        *new_token,
         k_cache,
         v_cache,
         page_tables,
@@ -86,7 +135,7 @@ def paged_decode_attention(
         PAGE_SIZE=page_size,
         BLOCK_ROWS=max(triton.next_power_of_2(group), 16),
         BLOCK_TOKENS=blocks.tokens,
-        BLOCK_DIMS=block_dims,
+        BLOCK_DIMS=max(triton.next_power_of_2(head_dim), 16),
         BLOCK_ITEMS=blocks.combined_items,
         BLOCK_HEADS=triton.next_power_of_2(group),
         HAS_WINDOW=sliding_window is not None,
@@ -100,12 +149,11 @@ def paged_decode_attention(
     )
     if not blocks.combines_in_place:
         combine_split_sequences(out, plan)
-    return out
 
 
 @triton.jit(
     do_not_specialize=["table_stride", "window"],
-    do_not_specialize_on_alignment=["page_tables", "table_rows"],
+    do_not_specialize_on_alignment=["page_tables", "table_rows", "slot_mapping"],
 )
 def _decode_kernel(
     out,
@@ -115,6 +163,12 @@ def _decode_kernel(
     items,
     num_items,
     query,
+    cos,
+    signed_sin,
+    query_norm,
+    key_norm,
+    eps,
+    slot_mapping,
     k_cache,
     v_cache,
     page_tables,
@@ -140,16 +194,18 @@ def _decode_kernel(
     NUM_HEADS: tl.constexpr = NUM_KV_HEADS * GROUP
     kv_head = tl.program_id(0)
     index = tl.program_id(1)
-    if index >= tl.load(num_items):
-        return
+    # An item is read before it is known to exist, so that both reads are under way at once; the buffer has room.
     item = items + index * ITEM_FIELDS
     sequence = tl.load(item)
     start = tl.load(item + 1)
     stop = tl.load(item + 2)
     first_item = tl.load(item + 3)
     item_count = tl.load(item + 4)
+    length = tl.load(item + 5)
+    if index >= tl.load(num_items):
+        return
     if HAS_WINDOW:
-        start = tl.maximum(start, tl.load(item + 5) - window)
+        start = tl.maximum(start, length - window)
 
     table_row = sequence
     if table_rows is not None:
@@ -161,12 +217,43 @@ def _decode_kernel(
     heads = kv_head * GROUP + rows
     in_group = (rows < GROUP)[:, None] & (dims < HEAD_DIM)[None, :]
     place = heads[:, None] * HEAD_DIM + dims[None, :]
-    row_of_query = sequence.to(tl.int64) * (NUM_HEADS * HEAD_DIM)
-    q = tl.load(query + row_of_query + place, mask=in_group, other=0.0)
+    out += sequence.to(tl.int64) * (NUM_HEADS * HEAD_DIM)
 
     best = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_ROWS], tl.float32)
     acc = tl.zeros([BLOCK_ROWS, BLOCK_DIMS], tl.float32)
+    if cos is None:
+        q = tl.load(query + sequence.to(tl.int64) * (NUM_HEADS * HEAD_DIM) + place, mask=in_group, other=0.0)
+    else:
+        # The query comes unrotated, beside the key and value of its token. What the last item finds begins with these,
+        # and the loop goes over what the cache held before.
+        is_new = (stop == length) & (length > 0)
+        query += sequence.to(tl.int64) * ((NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM)
+        cosine, sine = load_angles(cos, signed_sin, tl.maximum(length - 1, 0), HEAD_DIM, BLOCK_DIMS)
+        rotated = load_rotated(
+            query + heads * HEAD_DIM, rows < GROUP, cosine, sine, query_norm, eps, HEAD_DIM, BLOCK_DIMS
+        )
+        q = rotated.to(query.dtype.element_ty)
+        row = (tl.load(slot_mapping + sequence).to(tl.int64) * NUM_KV_HEADS + kv_head) * HEAD_DIM
+        new_key, new_value = store_new_token(
+            query + (NUM_HEADS + kv_head) * HEAD_DIM,
+            query + (NUM_HEADS + NUM_KV_HEADS + kv_head) * HEAD_DIM,
+            k_cache + row,
+            v_cache + row,
+            is_new,
+            cosine,
+            sine,
+            key_norm,
+            eps,
+            HEAD_DIM,
+            BLOCK_DIMS,
+        )
+        new_score = tl.sum(q.to(tl.float32) * new_key.to(tl.float32), axis=1) * scale_log2
+        best = tl.where(is_new, new_score, best)
+        total += is_new.to(tl.float32)
+        acc += new_value.to(tl.float32)
+        stop -= is_new.to(tl.int32)
+
     # The pages of a turn are read a turn earlier: the copies of keys and values, which are started several turns ahead,
     # then depend on no load of their own turn.
     tokens = start + tl.arange(0, BLOCK_TOKENS)
@@ -199,7 +286,7 @@ def _decode_kernel(
     total = tl.where(found, total, 1.0)
     acc = acc / total[:, None]
     if item_count == 1:
-        tl.store(out + row_of_query + place, acc.to(out.dtype.element_ty), mask=in_group)
+        tl.store(out + place, acc.to(out.dtype.element_ty), mask=in_group)
     else:
         lse = tl.where(found, best + tl.log2(total), float("-inf"))
         tl.store(partial_out + index * (NUM_HEADS * HEAD_DIM) + place, acc, mask=in_group)
@@ -213,7 +300,7 @@ def _decode_kernel(
                 tl.debug_barrier()
                 tl.store(arrival, 0)
                 combine_items(
-                    out + row_of_query,
+                    out,
                     partial_out,
                     partial_lse,
                     first_item,
