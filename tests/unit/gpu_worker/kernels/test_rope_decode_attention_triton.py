@@ -127,7 +127,7 @@ def test_decodes_are_the_same_however_they_are_cut(tokens: int, warps: int, in_p
     decodes = Decodes(shape, is_normed, [200, 3])
     expected = decodes.expected()
     blocks = replace(
-        decode_blocks(shape.head_dim, shape.dtype), tokens=tokens, num_warps=warps, combines_in_place=in_place
+        decode_blocks(shape.head_dim, shape.dtype, 2), tokens=tokens, num_warps=warps, combines_in_place=in_place
     )
     assert_as_expected(decodes, decodes.run(blocks)(), expected)
 
