@@ -35,9 +35,9 @@ def decode_blocks(head_dim: int, dtype: torch.dtype, num_seqs: int) -> DecodeBlo
         return DecodeBlocks(tokens=32, num_stages=2, num_warps=4)
     if num_seqs < _MANY_SEQUENCES:
         return DecodeBlocks(tokens=128 if head_dim <= 64 else 64, num_stages=3, num_warps=4)
-    # More programs than run at once: what takes few registers and little shared memory lets more of them overlap. Few
-    # sequences are split, so that it is no loss to combine few items at a time.
-    return DecodeBlocks(tokens=64, num_stages=3, num_warps=4, combined_items=2)
+    # More programs than run at once: what takes few registers and little shared memory lets more of them overlap. The
+    # combination takes most registers, and few sequences need one.
+    return DecodeBlocks(tokens=64, num_stages=3, num_warps=4, combined_items=4)
 
 
 def paged_decode_attention(
@@ -111,6 +111,7 @@ def _launch(
     assert all(tensor.is_contiguous() for tensor in (query, k_cache, v_cache))
     blocks = blocks or decode_blocks(head_dim, query.dtype, num_seqs)
     group = num_heads // num_kv_heads
+    block_heads = triton.next_power_of_2(group)
     dependent = is_dependent(query)
     decode_kernel[(num_kv_heads, num_seqs + plan.target_items)](
         out,
@@ -132,11 +133,12 @@ def _launch(
         GROUP=group,
         HEAD_DIM=head_dim,
         PAGE_SIZE=page_size,
-        BLOCK_ROWS=max(triton.next_power_of_2(group), 16),
+        BLOCK_ROWS=max(block_heads, 16),
         BLOCK_TOKENS=blocks.tokens,
         BLOCK_DIMS=max(triton.next_power_of_2(head_dim), 16),
-        BLOCK_ITEMS=blocks.combined_items,
-        BLOCK_HEADS=triton.next_power_of_2(group),
+        # What is combined at a time must fit the registers.
+        BLOCK_ITEMS=max(min(blocks.combined_items, 64 // block_heads), 1),
+        BLOCK_HEADS=block_heads,
         HAS_WINDOW=sliding_window is not None,
         # Offsets into the caches take 64 bits only if they must.
         IS_WIDE=k_cache.numel() >= 2**31,
