@@ -1,47 +1,29 @@
-"""Attention and rotation of Qwen2.5-0.5B and -7B in bfloat16, pages of 16 tokens in random order."""
+"""Attention and rotation of Qwen2.5-0.5B and -7B in bfloat16."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from bench.kernel_cases.case import KernelCase
+from bench.kernel_cases.sequences import DTYPE, PAGE_SIZE, Heads, Sequences
 from gpu_worker.kernels.torch_ops import rope as torch_rope
 from gpu_worker.kernels.triton_ops.attention import (
+    DecodePlan,
     make_decode_plan,
     paged_decode_attention,
     paged_prefill_attention,
     plan_decode_,
+    rope_decode_attention,
 )
 from gpu_worker.kernels.triton_ops.decode_attention import DecodeBlocks, decode_blocks
 from gpu_worker.kernels.triton_ops.prefill_attention import PrefillBlocks, prefill_blocks
 from gpu_worker.kernels.triton_ops.rope import rope_write_kv
 
-PAGE_SIZE, DTYPE = 16, torch.bfloat16
 _CACHE_BYTES = 160e6  # several times what the L2 of any GPU holds
 _MAX_SETS = 400
-
-
-@dataclass(frozen=True, slots=True)
-class Heads:
-    """The attention of a model."""
-
-    name: str
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-
-    @property
-    def scale(self) -> float:
-        return self.head_dim**-0.5
-
-    @property
-    def bytes_per_token(self) -> int:
-        """Keys and values of a layer."""
-        return 2 * DTYPE.itemsize * self.num_kv_heads * self.head_dim
-
 
 HEADS = [Heads("0.5B", 14, 2, 64), Heads("7B", 28, 4, 128)]
 
@@ -51,50 +33,21 @@ DECODES = [
     ("b1 ctx32768", [32768]),
     ("b8 ctx256-512", [256 + 36 * i for i in range(8)]),
     ("b64 ctx256-512", [256 + 4 * i for i in range(64)]),
+    ("b256 ctx129-256", [129 + i // 2 for i in range(256)]),
     ("b256 ctx256-512", [256 + i for i in range(256)]),
     ("b64 one 32768", [32768, *(256 + 4 * i for i in range(63))]),
 ]
 PREFILLS = [("2048", [2048]), ("64x128", [128] * 64), ("256x128", [128] * 256), ("8192", [8192])]
 
 
-class Sequences:
-    """Caches with the pages of `num_sets` times the same lengths."""
-
-    def __init__(self, heads: Heads, lens: list[int], num_queries: int, num_sets: int, device: torch.device) -> None:
-        def random(*size: int) -> Tensor:
-            return torch.empty(size, dtype=DTYPE, device=device).normal_()
-
-        self.heads, self.lens, self.num_sets = heads, lens, num_sets
-        num_pages = [-(-length // PAGE_SIZE) for length in lens]
-        pages = torch.randperm(num_sets * sum(num_pages), device=device, dtype=torch.int32).view(num_sets, -1)
-        self.page_tables = torch.zeros(num_sets, len(lens), max(num_pages), dtype=torch.int32, device=device)
-        inside = torch.arange(max(num_pages), device=device) < torch.tensor(num_pages, device=device)[:, None]
-        self.page_tables[:, inside] = pages
-        self.k_cache = random(pages.numel(), PAGE_SIZE, heads.num_kv_heads, heads.head_dim)
-        self.v_cache = random(pages.numel(), PAGE_SIZE, heads.num_kv_heads, heads.head_dim)
-        self.query = random(num_sets, num_queries, heads.num_heads, heads.head_dim)
-        self.context_lens = torch.tensor(lens, dtype=torch.int32, device=device)
-
-    @property
-    def num_bytes(self) -> int:
-        """Keys and values of a set, its queries and its results."""
-        return sum(self.lens) * self.heads.bytes_per_token + 2 * self.query[0].numel() * DTYPE.itemsize
-
-    def contiguous(self, i: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of as many sequences of equal lengths, [num_seqs, num_kv_heads, length, head_dim]."""
-        num_seqs, length = len(self.lens), sum(self.lens) // len(self.lens)
-        first, shape = i * num_seqs * length, (num_seqs, length, self.heads.num_kv_heads, self.heads.head_dim)
-        return (
-            self.k_cache.flatten(0, 1)[first : first + num_seqs * length].view(shape).transpose(1, 2),
-            self.v_cache.flatten(0, 1)[first : first + num_seqs * length].view(shape).transpose(1, 2),
-        )
-
-
 def cases(device: torch.device) -> Iterator[KernelCase]:
     """Ours against torch's attention over contiguous keys and values of equal lengths."""
     for heads in HEADS:
         for name, lens in DECODES:
-            yield _decode_case(f"decode attention {heads.name} {name}", _decodes(heads, lens, device))
+            inputs = _decodes(heads, lens, device)
+            yield _decode_case(f"decode attention {heads.name} {name}", inputs)
+            yield _fused_case(f"rope+decode attention {heads.name} {name}", inputs)
+            del inputs
         for name, lens in PREFILLS:
             yield _prefill_case(f"prefill attention {heads.name} {name}", _prefills(heads, lens, device))
         for num_tokens in (1, 64, 256, 8192):
@@ -107,40 +60,59 @@ def sweep(device: torch.device) -> Iterator[KernelCase]:
     """Every configuration that seems worth it; a star marks the one that is chosen now."""
     for heads in HEADS:
         for name, lens in DECODES:
-            yield from _decode_sweep(f"decode attention {heads.name} {name}", _decodes(heads, lens, device))
+            yield from _decode_sweep(f"rope+decode attention {heads.name} {name}", _decodes(heads, lens, device))
         for name, lens in PREFILLS[:3]:
             yield from _prefill_sweep(f"prefill attention {heads.name} {name}", _prefills(heads, lens, device))
 
 
+# Tokens, stages, warps, items combined at a time.
+_DECODE_CUTS = [
+    (32, 4, 4, 2),
+    (32, 4, 2, 2),
+    (32, 4, 1, 2),
+    (64, 2, 4, 2),
+    (64, 3, 2, 2),
+    (64, 3, 4, 2),
+    (64, 3, 4, 8),
+    (64, 4, 4, 2),
+    (128, 2, 4, 2),
+    (128, 3, 4, 2),
+    (128, 3, 4, 8),
+    (128, 3, 8, 8),
+]
+
+
 def _decode_sweep(name: str, inputs: Sequences) -> Iterator[KernelCase]:
-    chosen = decode_blocks(inputs.heads.head_dim, DTYPE)
+    chosen = decode_blocks(inputs.heads.head_dim, DTYPE, len(inputs.lens))
     candidates = {chosen, replace(chosen, combines_in_place=not chosen.combines_in_place)}
-    cuts = [
-        (32, 3, 2),
-        (32, 4, 4),
-        (64, 2, 4),
-        (64, 3, 2),
-        (64, 3, 4),
-        (64, 4, 4),
-        (128, 2, 4),
-        (128, 3, 4),
-        (128, 2, 8),
-    ]
-    candidates |= {replace(chosen, tokens=tokens, num_stages=stages, num_warps=warps) for tokens, stages, warps in cuts}
+    candidates |= {DecodeBlocks(*cut) for cut in _DECODE_CUTS}
     for blocks in sorted(candidates, key=str):
-        combined = "" if blocks.combines_in_place else "-apart"
+        combined = f"c{blocks.combined_items}" if blocks.combines_in_place else "-apart"
         cut = f"t{blocks.tokens}s{blocks.num_stages}w{blocks.num_warps}{combined}"
         star = "*" if blocks == chosen else ""
-        yield _decode_case(f"{name} {cut}{star}", inputs, blocks)
-    for programs, tokens in ((1, 128), (2, 64), (2, 256), (3, 128), (4, 64), (4, 128), (4, 256)):
-        yield _decode_case(f"{name} items{programs}x{tokens}", inputs, chosen, (programs, tokens))
+        yield _fused_case(f"{name} {cut}{star}", inputs, blocks)
+    for programs, tokens in ((1, 128), (1, 512), (2, 64), (2, 256), (2, 512), (4, 64), (4, 128), (4, 256)):
+        yield _fused_case(f"{name} items{programs}x{tokens}", inputs, chosen, (programs, tokens))
+
+
+# Rows, tokens, stages, warps. What spills at the larger head size is left out.
+_PREFILL_CUTS = [
+    (64, 32, 2, 4),
+    (64, 32, 3, 4),
+    (64, 64, 2, 4),
+    (64, 64, 3, 4),
+    (64, 128, 2, 4),
+    (128, 32, 3, 8),
+    (128, 64, 2, 8),
+    (128, 64, 3, 8),
+    (128, 128, 2, 8),
+]
+_SMALL_HEAD_PREFILL_CUTS = [(128, 32, 3, 4), (128, 64, 2, 4), (128, 64, 3, 4), (128, 128, 3, 8)]
 
 
 def _prefill_sweep(name: str, inputs: Sequences) -> Iterator[KernelCase]:
-    chosen = prefill_blocks(inputs.heads.head_dim, DTYPE)
-    cuts = [(128, 64, 2, 8), (128, 64, 3, 8), (128, 128, 2, 8), (64, 64, 2, 4), (64, 64, 3, 4), (64, 128, 2, 4)]
-    # What spills at the larger head size is left out.
-    cuts += [(128, 64, 2, 4), (128, 128, 3, 8)] if inputs.heads.head_dim <= 64 else [(128, 64, 4, 8)]
+    chosen = prefill_blocks(inputs.heads.head_dim, DTYPE, max(inputs.lens))
+    cuts = _PREFILL_CUTS + (_SMALL_HEAD_PREFILL_CUTS if inputs.heads.head_dim <= 64 else [(128, 64, 4, 8)])
     for blocks in sorted({chosen, *(PrefillBlocks(*cut) for cut in cuts)}, key=str):
         cut = f"r{blocks.rows}t{blocks.tokens}s{blocks.num_stages}w{blocks.num_warps}"
         star = "*" if blocks == chosen else ""
@@ -156,14 +128,18 @@ def _prefills(heads: Heads, lens: list[int], device: torch.device) -> Sequences:
     return Sequences(heads, lens, sum(lens), 2, device)
 
 
-def _decode_case(
-    name: str, inputs: Sequences, blocks: DecodeBlocks | None = None, split: tuple[int, int] | None = None
-) -> KernelCase:
-    heads, num_seqs = inputs.heads, len(inputs.lens)
-    shape = (num_seqs, heads.num_heads, heads.num_kv_heads, heads.head_dim)
+def _plan(inputs: Sequences, split: tuple[int, int] | None = None) -> DecodePlan:
+    """With `split`: programs per processor, and tokens of an item at least."""
+    heads = inputs.heads
+    shape = (len(inputs.lens), heads.num_heads, heads.num_kv_heads, heads.head_dim)
     options = {} if split is None else {"programs_per_processor": split[0], "min_item_tokens": split[1]}
     plan = make_decode_plan(*shape, inputs.query.device, **options)
     plan_decode_(plan, inputs.context_lens)
+    return plan
+
+
+def _decode_case(name: str, inputs: Sequences) -> KernelCase:
+    heads, num_seqs, plan = inputs.heads, len(inputs.lens), _plan(inputs)
 
     def run(i: int) -> Tensor:
         return paged_decode_attention(
@@ -175,8 +151,6 @@ def _decode_case(
             inputs.context_lens,
             plan,
             heads.scale,
-            None,
-            blocks,
         )
 
     def peer(i: int) -> Tensor:
@@ -191,7 +165,43 @@ def _decode_case(
         inputs.num_sets,
         inputs.num_bytes,
         4 * sum(inputs.lens) * heads.num_heads * heads.head_dim,
-        *_peer(peer, blocks is None and max(inputs.lens) <= 2 * min(inputs.lens)),
+        *_peer(peer, max(inputs.lens) <= 2 * min(inputs.lens)),
+    )
+
+
+def _fused_case(
+    name: str, inputs: Sequences, blocks: DecodeBlocks | None = None, split: tuple[int, int] | None = None
+) -> KernelCase:
+    """Rotation and cache write beside the attention; the peer are the two kernels that do it one after the other."""
+    heads, num_seqs, plan = inputs.heads, len(inputs.lens), _plan(inputs, split)
+    device = inputs.query.device
+    width = (heads.num_heads + 2 * heads.num_kv_heads) * heads.head_dim
+    qkv = torch.empty(inputs.num_sets, num_seqs, width, dtype=DTYPE, device=device).normal_()
+    tables = torch.randn(2, max(inputs.lens), heads.head_dim, device=device).unbind()
+    last = inputs.context_lens - 1
+    pages = inputs.page_tables.gather(2, (last // PAGE_SIZE).long().expand(inputs.num_sets, -1)[..., None])[..., 0]
+    slots = (pages * PAGE_SIZE + last % PAGE_SIZE).int()
+    caches = (inputs.k_cache, inputs.v_cache)
+
+    def run(i: int) -> Tensor:
+        new_token = (qkv[i], *tables, None, None, 1e-6, *caches, slots[i])
+        rest = (inputs.page_tables[i], None, inputs.context_lens, plan, heads.scale, None, blocks)
+        return rope_decode_attention(*new_token, *rest)
+
+    def apart(i: int) -> Tensor:
+        query = rope_write_kv(qkv[i], *tables, last, None, None, 1e-6, *caches, slots[i])
+        rest = (inputs.page_tables[i], None, inputs.context_lens, plan, heads.scale)
+        return paged_decode_attention(query, *caches, *rest)
+
+    is_chosen = blocks is None
+    return KernelCase(
+        name,
+        run,
+        inputs.num_sets,
+        inputs.num_bytes,
+        4 * sum(inputs.lens) * heads.num_heads * heads.head_dim,
+        apart if is_chosen else None,
+        "rope, then attention" if is_chosen else "",
     )
 
 

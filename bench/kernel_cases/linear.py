@@ -13,7 +13,7 @@ from bench.kernel_cases.case import KernelCase
 from gpu_worker.kernels.torch_ops import linear as torch_linear
 from gpu_worker.kernels.triton_ops import linear
 from gpu_worker.kernels.triton_ops.activation import silu_mul
-from gpu_worker.kernels.triton_ops.matvec import MatvecBlocks, matvec, matvec_blocks
+from gpu_worker.kernels.triton_ops.matvec import MAX_TOKENS, MatvecBlocks, matvec, matvec_blocks
 from gpu_worker.kernels.triton_ops.norm import add_rms_norm, rms_norm
 
 EPS = 1e-6
@@ -90,7 +90,7 @@ class Inputs:
         return run
 
     def run_cut(self, blocks: MatvecBlocks) -> Callable[[int], object]:
-        """The projection of one token, cut in this way."""
+        """The projection of very few tokens, cut in this way."""
         is_gated, adds = self.shape.kind == "gated", self.shape.kind == "add"
 
         def run(i: int) -> None:
@@ -151,21 +151,25 @@ def _silu_case(num_rows: int, size: int, device: torch.device) -> KernelCase:
 
 
 def sweep(device: torch.device) -> Iterator[KernelCase]:
-    """Every reasonable way to cut the product of one token; the present choice has a star."""
-    for shape in SHAPES:
-        chosen = matvec_blocks(shape.num_rows, shape.num_inputs)
-        inputs = Inputs(shape, 1, device)
-        for blocks in dict.fromkeys((chosen, *_matvec_ways(shape))):
+    """Every reasonable way to cut the product of very few tokens; the present choice has a star."""
+    for shape, num_tokens in product(SHAPES, (1, 2, 4)):
+        chosen = matvec_blocks(shape.num_rows, shape.num_inputs, num_tokens)
+        inputs = Inputs(shape, num_tokens, device)
+        for blocks in dict.fromkeys((chosen, *_matvec_ways(shape, num_tokens))):
             star = "*" if blocks == chosen else ""
             name = f"{blocks.num_rows}/{blocks.num_inputs}/{blocks.num_warps}{star}"
             yield inputs.case(name, inputs.run_cut(blocks))
+        if num_tokens > MAX_TOKENS:
+            yield inputs.case("cuBLAS*", inputs.run_with(linear))
         del inputs
 
 
-def _matvec_ways(shape: Shape) -> Iterator[MatvecBlocks]:
+def _matvec_ways(shape: Shape, num_tokens: int) -> Iterator[MatvecBlocks]:
     whole = triton.next_power_of_2(shape.num_inputs)
+    least = 16 if num_tokens < 4 else 8
     for num_rows, num_inputs, num_warps in product((1, 2, 4, 8), (512, 1024, 2048, 4096, 8192), (1, 2, 4, 8)):
         elements_per_thread = num_rows * num_inputs // (32 * num_warps)
-        # Fewer than 16 elements do not fill the memory's pipe, more than 64 do not fit the registers.
-        if 16 <= elements_per_thread <= 64 and num_inputs <= whole and not (shape.kind == "gated" and num_rows == 1):
+        # Fewer elements do not fill the memory's pipe, more products do not fit the registers.
+        is_sensible = least <= elements_per_thread <= 64 // num_tokens
+        if is_sensible and num_inputs <= whole and not (shape.kind == "gated" and num_rows == 1):
             yield MatvecBlocks(num_rows, num_inputs, num_warps)

@@ -75,6 +75,27 @@ class Kernels(Protocol):
         """One query token per sequence against its whole context."""
         ...
 
+    def rope_decode_attention(
+        self,
+        qkv: Tensor,
+        cos: Tensor,
+        signed_sin: Tensor,
+        query_norm: Tensor | None,
+        key_norm: Tensor | None,
+        eps: float,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        slot_mapping: Tensor,
+        page_tables: Tensor,
+        table_rows: Tensor | None,
+        context_lens: Tensor,
+        plan: Any,
+        scale: float,
+        sliding_window: int | None = None,
+    ) -> Tensor:
+        """`rope_write_kv` and `paged_decode_attention` of one token per sequence."""
+        ...
+
     def paged_prefill_attention(
         self,
         query: Tensor,
@@ -102,4 +123,5 @@ class TorchKernels:
     linear_add_ = staticmethod(linear.linear_add_)
     rope_write_kv = staticmethod(rope.rope_write_kv)
     paged_decode_attention = staticmethod(attention.paged_decode_attention)
+    rope_decode_attention = staticmethod(attention.rope_decode_attention)
     paged_prefill_attention = staticmethod(attention.paged_prefill_attention)

@@ -15,6 +15,7 @@ class TritonKernels:
     linear_add_ = staticmethod(linear.linear_add_)
     rope_write_kv = staticmethod(rope.rope_write_kv)
     paged_decode_attention = staticmethod(attention.paged_decode_attention)
+    rope_decode_attention = staticmethod(attention.rope_decode_attention)
     paged_prefill_attention = staticmethod(attention.paged_prefill_attention)
 
     def __init__(self, max_seqs: int, num_heads: int, num_kv_heads: int, head_dim: int, device: torch.device) -> None:

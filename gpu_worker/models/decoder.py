@@ -60,6 +60,8 @@ class Decoder:
         self, layer: LayerWeights, qkv: Tensor, inputs: ForwardInputs, kv: KvLayer, window: int | None
     ) -> Tensor:
         """From projections [num_tokens, ...] to attended values [num_tokens, num_heads * head_dim]."""
+        if not inputs.num_chunks:
+            return self._only_decodes(layer, qkv, inputs, kv, window)
         query = self._kernels.rope_write_kv(
             qkv,
             self._cos,
@@ -71,12 +73,31 @@ class Decoder:
             *kv,
             inputs.slot_mapping,
         )
-        outs = []
-        if inputs.num_decodes:
-            outs.append(self._decodes(query, inputs, kv, window))
-        if inputs.num_chunks:
-            outs.append(self._chunks(query, inputs, kv, window))
-        return (outs[0] if len(outs) == 1 else torch.cat(outs)).flatten(1)
+        chunks = self._chunks(query, inputs, kv, window)
+        if not inputs.num_decodes:
+            return chunks.flatten(1)
+        return torch.cat((self._decodes(query, inputs, kv, window), chunks)).flatten(1)
+
+    def _only_decodes(
+        self, layer: LayerWeights, qkv: Tensor, inputs: ForwardInputs, kv: KvLayer, window: int | None
+    ) -> Tensor:
+        attended = self._kernels.rope_decode_attention(
+            qkv,
+            self._cos,
+            self._sin,
+            layer.query_norm,
+            layer.key_norm,
+            self.config.rms_norm_eps,
+            *kv,
+            inputs.slot_mapping,
+            inputs.page_tables,
+            inputs.table_rows,
+            inputs.context_lens,
+            inputs.decode_plan,
+            self._scale,
+            window,
+        )
+        return attended.flatten(1)
 
     def _decodes(self, query: Tensor, inputs: ForwardInputs, kv: KvLayer, window: int | None) -> Tensor:
         num_decodes, rows = inputs.num_decodes, inputs.table_rows

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from gpu_worker.engine import Engine
 from gpu_worker.engine_build import build_engine
@@ -110,22 +111,22 @@ def test_bfloat16_logprobs_are_those_of_transformers_within_rounding(architectur
     assert logprob_error(engine, model) < MAX_MEAN_LOGPROB_ERROR
 
 
-@pytest.mark.parametrize("bug", ["scale", "context"])
+@pytest.mark.parametrize("bug", ["scale", "query"])
 def test_a_subtly_wrong_kernel_fails_the_tolerance(bug: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tolerance above is worth something: a softmax scale wrong by a tenth, or one token unseen, exceeds it."""
+    """The tolerance above is worth something: a softmax scale wrong by a tenth, or queries moved by one, exceed it."""
     from gpu_worker.kernels.triton_kernels import TritonKernels  # noqa: PLC0415 - needs Triton
 
     model = random_model("qwen2", initializer_range=LOUD)
-    path = save(model, tmp_path)
-    plan_decodes = TritonKernels.plan_decodes
-    if bug == "context":
-        monkeypatch.setattr(
-            TritonKernels, "plan_decodes", lambda self, lens: plan_decodes(self, (lens - 1).clamp(min=0))
-        )
-    engine = cuda_engine(path, dtype="bfloat16", has_cuda_graphs=False)
-    if bug == "scale":
-        decoder = engine._runner._model.decoder  # type: ignore[attr-defined]
-        monkeypatch.setattr(decoder, "_scale", decoder._scale * 1.1)
+    right = TritonKernels.rope_decode_attention
+
+    def wrong(qkv: Tensor, *rest: Any) -> Tensor:
+        if bug == "query":
+            return right(qkv.roll(1, dims=-1), *rest)
+        *others, scale, window = rest
+        return right(qkv, *others, 1.1 * scale, window)
+
+    monkeypatch.setattr(TritonKernels, "rope_decode_attention", staticmethod(wrong))
+    engine = cuda_engine(save(model, tmp_path), dtype="bfloat16")
     assert logprob_error(engine, model) > MAX_MEAN_LOGPROB_ERROR
 
 
@@ -136,6 +137,28 @@ def test_bfloat16_answers_with_graphs_are_those_without(tmp_path: Path) -> None:
         for has_graphs in (True, False)
     )
     assert with_graphs == without
+
+
+@pytest.mark.parametrize("num_prompts", [1, len(PROMPTS)])
+def test_answers_are_the_same_whether_kernels_start_before_others_have_ended(
+    num_prompts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpu_worker.kernels.triton_ops import launch  # noqa: PLC0415 - needs Triton
+
+    path = save(random_model("qwen2"), tmp_path)
+
+    def found(is_dependent: bool) -> list[list[int]]:
+        monkeypatch.setattr(launch, "DEPENDENT_LAUNCH", is_dependent)
+        engine = cuda_engine(path, dtype="bfloat16", cuda_graph_max_bs=8)
+        token_ids = []
+        for _ in range(5):
+            asked = [request(prompt, max_new_tokens=100, ignore_eos=True) for prompt in PROMPTS[:num_prompts]]
+            sequences = [engine.add(one)[0] for one in asked]
+            collector = run_to_end(engine)
+            token_ids += [collector.of(sequence).token_ids for sequence in sequences]
+        return token_ids
+
+    assert found(is_dependent=True) == found(is_dependent=False)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -27,7 +27,7 @@ def shared_socket() -> "socket.socket":
 
 
 def test_with_processes(tmp_path: Path, shared_socket: socket.socket) -> None:
-    """Workers hand most of what they have back, since they may finish for half a second only."""
+    """Workers hand most of what they have back, since they may finish for a moment only."""
     with (
         shared_socket,
         running_system(
@@ -36,7 +36,7 @@ def test_with_processes(tmp_path: Path, shared_socket: socket.socket) -> None:
             tokenizers=2,
             workers=2,
             detokenizers=2,
-            worker={"dtype": "float64", "drain_timeout": 0.5},
+            worker={"dtype": "float64", "drain_timeout": 0.05},
         ) as system,
     ):
         gateways = [start_gateway(system, shared_socket) for _ in range(2)]

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
+from gpu_worker.kernels.torch_ops.rope import rope_write_kv
+
 # Rows of queries that get an explicit mask at once: bounds the mask to this many times the context.
 _QUERY_BLOCK = 1024
 
@@ -54,6 +56,34 @@ def paged_decode_attention(
     grouped = query.reshape(num_seqs, num_kv_heads, num_heads // num_kv_heads, head_dim)
     out = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scale)
     return out.reshape(num_seqs, num_heads, head_dim)
+
+
+def rope_decode_attention(
+    qkv: Tensor,
+    cos: Tensor,
+    signed_sin: Tensor,
+    query_norm: Tensor | None,
+    key_norm: Tensor | None,
+    eps: float,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slot_mapping: Tensor,
+    page_tables: Tensor,
+    table_rows: Tensor | None,
+    context_lens: Tensor,
+    plan: DecodePlan,
+    scale: float,
+    sliding_window: int | None = None,
+) -> Tensor:
+    """`rope_write_kv` of one token per sequence, the last of its context, and `paged_decode_attention`.
+
+    From stacked projections [num_seqs, (num_heads + 2 * num_kv_heads) * head_dim] to [num_seqs, num_heads, head_dim].
+    """
+    positions = (context_lens - 1).clamp(min=0)
+    norms = (query_norm, key_norm, eps)
+    query = rope_write_kv(qkv, cos, signed_sin, positions, *norms, k_cache, v_cache, slot_mapping)
+    tables = (page_tables, table_rows, context_lens)
+    return paged_decode_attention(query, k_cache, v_cache, *tables, plan, scale, sliding_window)
 
 
 def paged_prefill_attention(

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from gpu_worker.kernels.triton_ops.activation import silu_mul
-from gpu_worker.kernels.triton_ops.matvec import matvec
+from gpu_worker.kernels.triton_ops.matvec import MAX_TOKENS, matvec
 from gpu_worker.kernels.triton_ops.norm import rms_norm
 
 _HALF_TYPES = (torch.bfloat16, torch.float16)
@@ -46,4 +46,4 @@ def linear_add_(hidden: Tensor, weight: Tensor, bias: Tensor | None, residual: T
 
 def _is_small(hidden: Tensor) -> bool:
     """Whether `matvec` is faster than cuBLAS; in float32 the latter is left to it, for its exactness."""
-    return len(hidden) == 1 and hidden.dtype in _HALF_TYPES
+    return 0 < len(hidden) <= MAX_TOKENS and hidden.dtype in _HALF_TYPES

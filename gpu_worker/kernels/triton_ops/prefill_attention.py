@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+# Chunks up to this many tokens end before the loop over what they see is under way.
+_SHORT_CHUNK = 256
 _LOG2_E = 1.4426950408889634
 # Instead of minus infinity: a row may see nothing of a block, and differences must stay numbers.
 _VERY_LOW = tl.constexpr(-1e30)
@@ -28,10 +30,13 @@ class PrefillBlocks:
     num_warps: int
 
 
-def prefill_blocks(head_dim: int, dtype: torch.dtype) -> PrefillBlocks:
+def prefill_blocks(head_dim: int, dtype: torch.dtype, max_query_len: int) -> PrefillBlocks:
     """The choice for a shape, to be tuned by measurement (`bench/kernel_cases/attention.py`)."""
     if dtype.itemsize > 2:
         return PrefillBlocks(rows=32, tokens=32, num_stages=2, num_warps=8)
+    if max_query_len <= _SHORT_CHUNK:
+        # A program is mostly waiting for its first pages, so it is small: several of them fit a processor.
+        return PrefillBlocks(rows=64, tokens=64 if head_dim <= 64 else 32, num_stages=3, num_warps=4)
     return PrefillBlocks(rows=128, tokens=64, num_stages=3, num_warps=8)
 
 
@@ -51,13 +56,13 @@ def paged_prefill_attention(
     """Chunks of several sequences, one after the other: [num_tokens, num_heads, head_dim] in and out.
 
     As in `torch_ops`, with contiguous caches and queries. The rows of `query` beyond the last start have no result.
-    `max_query_len` is not needed: the grid follows from the tokens.
+    `max_query_len` decides only how the work is cut: the grid follows from the tokens.
     """
     num_tokens, num_heads, head_dim = query.shape
     num_seqs = context_lens.shape[0]
     page_size, num_kv_heads = k_cache.shape[1], k_cache.shape[2]
     assert all(tensor.is_contiguous() for tensor in (query, k_cache, v_cache))
-    blocks = blocks or prefill_blocks(head_dim, query.dtype)
+    blocks = blocks or prefill_blocks(head_dim, query.dtype, max_query_len)
     group = num_heads // num_kv_heads
     out = torch.empty_like(query)
     _prefill_kernel[(num_kv_heads, num_tokens * group // blocks.rows + num_seqs)](
@@ -124,12 +129,13 @@ def _prefill_kernel(
     query_start = tl.load(query_starts + sequence).to(tl.int32)
     query_len = tl.load(query_starts + sequence + 1).to(tl.int32) - query_start
     first_row = (block - _first_block(query_start, sequence, GROUP, BLOCK_ROWS)) * BLOCK_ROWS
-    if first_row >= query_len * GROUP:
-        return
+    # All that is known by the sequence is asked for at once, before it is clear that there is something to do.
     num_cached = tl.load(context_lens + sequence).to(tl.int32) - query_len
     table_row = sequence
     if table_rows is not None:
         table_row = tl.load(table_rows + sequence).to(tl.int32)
+    if first_row >= query_len * GROUP:
+        return
     table = page_tables + table_row.to(tl.int64) * table_stride
 
     rows = first_row + tl.arange(0, BLOCK_ROWS)

@@ -90,13 +90,16 @@ def surrounded(num_tokens: int, num_outputs: int, dtype: torch.dtype) -> tuple[T
     return whole[1:-1], check
 
 
+@pytest.mark.parametrize("num_tokens", [1, 2, 3])
 @pytest.mark.parametrize("is_gated", [False, True])
 @pytest.mark.parametrize(("rows", "inputs", "warps"), [(1, 32, 1), (2, 32, 1), (4, 64, 4), (8, 128, 2), (2, 1024, 4)])
-def test_a_matvec_is_the_same_however_it_is_cut(rows: int, inputs: int, warps: int, is_gated: bool) -> None:
+def test_a_matvec_is_the_same_however_it_is_cut(
+    rows: int, inputs: int, warps: int, is_gated: bool, num_tokens: int
+) -> None:
     num_inputs, num_outputs = 112, 7
-    hidden = random(1, num_inputs, dtype=SINGLE)
+    hidden = random(num_tokens, num_inputs, dtype=SINGLE)
     norm_weight, weight, bias = weights(num_outputs * (1 + is_gated), num_inputs, SINGLE)
-    out, check = surrounded(1, num_outputs, SINGLE)
+    out, check = surrounded(num_tokens, num_outputs, SINGLE)
     blocks = MatvecBlocks(rows, inputs, warps)
     matvec(hidden, norm_weight, EPS, weight, bias, out, is_gated=is_gated, blocks=blocks)
     twin = torch_linear.norm_gate_up if is_gated else torch_linear.norm_linear
@@ -111,6 +114,9 @@ def test_a_weight_that_was_not_measured_is_cut_like_the_most_similar_one() -> No
     assert matvec_blocks(128256, 2048) == matvec_blocks(152064, 3584)
     assert matvec_blocks(896, 4864).num_inputs == 8192
     assert matvec_blocks(16, 64).num_inputs == 64
+    for num_rows, num_inputs in [(152064, 3584), (896, 4864), (16, 64)]:
+        blocks = matvec_blocks(num_rows, num_inputs, 4)
+        assert 4 * blocks.num_rows * blocks.num_inputs <= 64 * 32 * blocks.num_warps
 
 
 def test_a_residual_stream_near_the_end_of_float16_does_not_overflow() -> None:
@@ -141,6 +147,16 @@ def test_the_tolerance_notices_one_input_too_few(num_tokens: int) -> None:
     norm_weight[500] = n[500] = hidden[:, 500] = h[:, 500] = 1
     out = linear.norm_linear(hidden, norm_weight, EPS, shorter, None)
     assert distance(out, torch_linear.norm_linear(h, n, EPS, w, None)) > 1
+
+
+@pytest.mark.parametrize("num_tokens", [2, 4])
+def test_very_few_tokens_are_added_to_their_residuals(num_tokens: int) -> None:
+    hidden, residual = random(num_tokens, 200, dtype=HALF), random(num_tokens, 40, dtype=HALF)
+    _, weight, bias = weights(40, 200, HALF)
+    h, w, b, expected = exact(hidden, weight, bias, residual)
+    torch_linear.linear_add_(h, w, b, expected)
+    matvec(hidden, None, 0.0, weight, bias, residual, adds=True)
+    assert_near(residual, expected)
 
 
 @pytest.mark.skipif(not IS_COMPILED, reason="needs a CUDA device")
