@@ -42,7 +42,7 @@ def rope_write_kv(
         query = rms_norm(rotated[:, :num_heads], query_norm, eps)
         key = rms_norm(rotated[:, num_heads:], key_norm, eps)
         rotated = torch.cat((query, key), dim=1)
-    rotated = apply_rope(rotated, cos[positions][:, None], signed_sin[positions][:, None])
+    rotated = apply_rope(rotated, *(table.index_select(0, positions)[:, None] for table in (cos, signed_sin)))
     write_kv(rotated[:, num_heads:], value, k_cache, v_cache, slot_mapping)
     return rotated[:, :num_heads]
 

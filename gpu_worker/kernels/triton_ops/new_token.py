@@ -1,4 +1,4 @@
-"""The token that a decode adds to its sequence, inside the attention: queries, key and value come from one projection."""
+"""The token that a decode adds to its sequence, inside the attention: query, key and value come of one projection."""
 
 import triton
 import triton.language as tl
