@@ -53,7 +53,9 @@ def main() -> None:
         print("ready", flush=True)
         sys.stdin.readline()
         streams = uvloop.run(_all(order["url"], bodies))
-        print(json.dumps([_read(stream) for stream in streams]), flush=True)
+        # Standard output may be unbuffered, and then a signal may cut a long line in two.
+        with open(sys.stdout.fileno(), "w", encoding="ascii", closefd=False) as buffered:
+            buffered.write(json.dumps([_read(stream) for stream in streams]) + "\n")
 
 
 if __name__ == "__main__":

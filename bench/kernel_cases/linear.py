@@ -14,7 +14,7 @@ from gpu_worker.kernels.torch_ops import linear as torch_linear
 from gpu_worker.kernels.triton_ops import linear
 from gpu_worker.kernels.triton_ops.activation import silu_mul
 from gpu_worker.kernels.triton_ops.matvec import MAX_TOKENS, MatvecBlocks, matvec, matvec_blocks
-from gpu_worker.kernels.triton_ops.norm import add_rms_norm, rms_norm
+from gpu_worker.kernels.triton_ops.norm import rms_norm
 
 EPS = 1e-6
 _CACHE_BYTES = 256e6  # several times what the L2 of any GPU holds
@@ -108,31 +108,23 @@ def cases(device: torch.device) -> Iterator[KernelCase]:
             yield inputs.case("", inputs.run_with(linear), inputs.run_with(torch_linear), "torch_ops")
             del inputs
     for num_rows, size in product((1, 256, 8192), (896, 3584)):
-        yield from _norm_cases(num_rows, size, device)
+        yield _norm_case(num_rows, size, device)
     for num_rows, size in product((1, 256, 8192), (4864, 18944)):
         yield _silu_case(num_rows, size, device)
 
 
-def _norm_cases(num_rows: int, size: int, device: torch.device) -> Iterator[KernelCase]:
+def _norm_case(num_rows: int, size: int, device: torch.device) -> KernelCase:
     num_bytes = 2 * num_rows * size
     num_sets = max(1, min(100, round(_CACHE_BYTES / num_bytes)))
     hidden = torch.randn(num_sets, num_rows, size, device=device).bfloat16()
-    residual, weight = torch.randn_like(hidden), torch.randn(size, device=device).bfloat16()
-    yield KernelCase(
+    weight = torch.randn(size, device=device).bfloat16()
+    return KernelCase(
         f"rms_norm {num_rows}x{size}",
         lambda i: rms_norm(hidden[i], weight, EPS),
         num_sets,
         2 * num_bytes,
         peer=lambda i: F.rms_norm(hidden[i], (size,), weight, EPS),
         peer_name="F.rms_norm",
-    )
-    yield KernelCase(
-        f"add_rms_norm {num_rows}x{size}",
-        lambda i: add_rms_norm(hidden[i], residual[i], weight, EPS),
-        num_sets,
-        4 * num_bytes,
-        peer=lambda i: F.rms_norm(hidden[i] + residual[i], (size,), weight, EPS),
-        peer_name="add, F.rms_norm",
     )
 
 

@@ -13,7 +13,6 @@ import triton.language as tl
 from torch import Tensor
 
 from gpu_worker.kernels.triton_ops.activation import silu_times
-from gpu_worker.kernels.triton_ops.launch import is_dependent, wait_for_kernel_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,6 @@ def matvec(
     blocks = blocks or matvec_blocks(num_rows, num_inputs, num_tokens)
     # A gate and what it lets through are of the same program.
     block_rows = max(blocks.num_rows, 2) if is_gated else blocks.num_rows
-    dependent = is_dependent(hidden)
     _matvec_kernel[(triton.cdiv(num_rows, block_rows),)](
         hidden,
         norm_weight,
@@ -107,9 +105,7 @@ def matvec(
         BLOCK_TOKENS=triton.next_power_of_2(num_tokens),
         BLOCK_N=block_rows,
         BLOCK_K=blocks.num_inputs,
-        DEPENDENT=dependent,
         num_warps=blocks.num_warps,
-        launch_pdl=dependent,
     )
 
 
@@ -129,7 +125,6 @@ def _matvec_kernel(
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    DEPENDENT: tl.constexpr,
 ):
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     if IS_GATED:
@@ -151,13 +146,11 @@ def _matvec_kernel(
     place = tokens[:, None] * num_outputs + outputs[None, :]
     is_place = (tokens < num_tokens)[:, None] & is_output[None, :]
 
-    # All that is read is asked for early. Weights are fetched one turn ahead, the first of them before the kernel that
-    # makes the input has ended.
+    # All that is read is asked for early, weights one turn ahead.
     mask = is_row[None, :, None] & (columns < NUM_INPUTS)
     tile = tl.load(weights, mask=mask, other=0.0, eviction_policy="evict_first")
     if bias_ptr is not None:
         bias = tl.load(bias_ptr + rows, mask=is_row, other=0.0).to(tl.float32)
-    wait_for_kernel_before(DEPENDENT)
     if ADDS:
         before = tl.load(out_ptr + place, mask=is_place, other=0.0).to(tl.float32)
 

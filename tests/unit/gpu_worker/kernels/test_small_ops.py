@@ -5,7 +5,7 @@ import math
 import torch
 
 from gpu_worker.kernels.torch_ops.activation import silu_mul
-from gpu_worker.kernels.torch_ops.norm import add_rms_norm, rms_norm
+from gpu_worker.kernels.torch_ops.norm import rms_norm
 from gpu_worker.kernels.torch_ops.rope import apply_rope
 from gpu_worker.models.rope import RopeConfig, rope_tables
 
@@ -13,13 +13,6 @@ from gpu_worker.models.rope import RopeConfig, rope_tables
 def test_rms_norm_divides_by_the_root_mean_square() -> None:
     out = rms_norm(torch.tensor([[3.0, 4.0]]), torch.tensor([1.0, 2.0]), eps=0.0)
     torch.testing.assert_close(out, torch.tensor([[3.0, 8.0]]) / math.sqrt(12.5))
-
-
-def test_add_rms_norm_returns_the_sum_as_the_next_residual() -> None:
-    hidden, residual, weight = torch.ones(2, 4), torch.arange(8.0).view(2, 4), torch.ones(4)
-    normed, total = add_rms_norm(hidden, residual, weight, eps=1e-6)
-    torch.testing.assert_close(total, residual + 1)
-    torch.testing.assert_close(normed, rms_norm(residual + 1, weight, eps=1e-6))
 
 
 def test_silu_mul_gates_the_second_half_by_the_first() -> None:
