@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -127,6 +128,8 @@ class EngineHost:
         """Hands commands to the thread, in order."""
         assert self._thread is not None, "the engine is started first"
         self._thread.submit(commands)
+        # An engine that was asleep begins now, and not when this thread has nothing more to do.
+        time.sleep(0)
 
     async def flush_prefix_cache(self) -> bool:
         """Forgets cached prefixes; False while there are sequences."""

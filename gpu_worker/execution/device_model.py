@@ -1,5 +1,6 @@
 """A model on a device, with everything that its steps share."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -33,6 +34,17 @@ class DeviceModel:
     sampling: SamplingTables
     staging: StagingRing
     limits: DeviceLimits
+
+    def enter(self, sequences: Iterable[Sequence]) -> None:
+        """Take in what sampling must know of those of these sequences that the device does not know yet."""
+        entering = [sequence for sequence in sequences if not sequence.is_on_device]
+        if not entering:
+            return
+        self.tables.enter(entering)
+        for sequence in entering:
+            self.sampling.enter(sequence.table_row, sequence)
+            sequence.is_on_device = True
+        self.sampling.flush()
 
     def choose(
         self, logits: Tensor, rows: Tensor, context_lens: Tensor, needs: Needs, out: Tensor | None = None

@@ -56,17 +56,7 @@ class DeviceRunner:
         return self._downloads.start(chosen.token_ids, asked, chosen.has_graph)
 
     def _sync(self, batch: Batch) -> None:
-        """Bring the tables up to date."""
-        tables, sampling = self._model.tables, self._model.sampling
-        if batch.run is not None:
-            tables.sync_pages(batch.grown)
-            return
-        sequences = [scheduled.sequence for scheduled in batch.scheduled]
-        entering = [sequence for sequence in sequences if not sequence.is_on_device]
-        if entering:
-            tables.enter(entering)
-            for sequence in entering:
-                sampling.enter(sequence.table_row, sequence)
-                sequence.is_on_device = True
-            sampling.flush()
-        tables.sync_pages(sequences)
+        """Bring the page tables up to date."""
+        is_repeated = batch.run is not None
+        sequences = batch.grown if is_repeated else [scheduled.sequence for scheduled in batch.scheduled]
+        self._model.tables.sync_pages(sequences)

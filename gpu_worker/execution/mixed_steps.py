@@ -68,7 +68,7 @@ class MixedSteps:
         self._graphs = graphs
 
     def run(self, batch: Batch) -> Chosen:
-        """Launch a step; the pages and parameters of its sequences are on the device."""
+        """Launch a step; the pages of its sequences are on the device."""
         model = self._model
         columns = mixed_columns(batch, model.limits.page_size)
         sequences = [scheduled.sequence for scheduled in batch.scheduled if scheduled.samples]
@@ -81,6 +81,8 @@ class MixedSteps:
             buffers.words.copy_(model.staging.upload(buffers.padded(columns)))
             self._fill_in_decodes(buffers.tokens[0], buffers.sequences[0], batch.num_decodes)
             hidden_states = self._graphs.replay(size)
+        # Every sequence comes by here first. The kernels above need not wait for what only sampling needs.
+        model.enter(scheduled.sequence for scheduled in batch.scheduled)
         samplers = model.staging.upload(columns.samplers.ravel()).view(3, -1)
         logit_rows, table_rows, context_lens = samplers
         logits = model.decoder.logits(hidden_states, logit_rows)

@@ -34,9 +34,11 @@ def prefill_blocks(head_dim: int, dtype: torch.dtype, max_query_len: int) -> Pre
     """What was fastest over the two shapes of `bench/kernel_cases/attention.py` on an H200."""
     if dtype.itemsize > 2:
         return PrefillBlocks(rows=32, tokens=32, num_stages=2, num_warps=8)
-    if max_query_len <= _SHORT_CHUNK or head_dim <= 64:
+    if max_query_len <= _SHORT_CHUNK:
         # A program is mostly waiting for its first pages, so it is small: several of them fit a processor.
         return PrefillBlocks(rows=64, tokens=64, num_stages=2, num_warps=4)
+    if head_dim <= 64:
+        return PrefillBlocks(rows=64, tokens=128, num_stages=2, num_warps=4)
     return PrefillBlocks(rows=128, tokens=64, num_stages=3, num_warps=8)
 
 
