@@ -349,8 +349,10 @@ async def test_a_worker_that_has_finished_something_tells_how_long_its_queue_tak
     async with running_worker(nats_url, engine := QueuingEngine()) as worker:
         beats = Mailbox()
         await worker.bus.subscribe(subjects.presence(Stage.WORKER, worker.peer.instance_id), beats.receive)
-        for key, max_new_tokens in ((34, 1), (35, 9), (36, 9)):
+        for key, max_new_tokens in ((34, 2), (35, 9), (36, 9)):
             await worker.send_job(job(key, max_new_tokens=max_new_tokens))
+        await told_of(worker, 36, 1)
+        engine.gate.release()  # the first may have begun before the others came
         first = await beats.first(Heartbeat, lambda beat: beat.num_waiting > 0)
         assert first.backlog_s == 0.0
         engine.gate.release()
