@@ -24,7 +24,7 @@ def decode_sizes(max_size: int) -> list[int]:
 
 
 def mixed_sizes(max_size: int) -> list[int]:
-    """Numbers of tokens up to `max_size`, never more than a third apart."""
+    """Numbers of tokens up to `max_size`, none more than half as large again as the one before it but the second."""
     sizes = [16, 32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 1792, 2048]
     sizes += range(2560, max_size + 1, 512)
     return [size for size in sizes if size <= max_size]
