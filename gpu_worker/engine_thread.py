@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from gpu_worker.execution.device_lost import DeviceLostError
 from gpu_worker.scheduling.admission import RequestRefusedError
 from gpu_worker.scheduling.batch import StepResult
 from gpu_worker.scheduling.sequence import GenerationRequest, Sequence
@@ -81,7 +82,8 @@ class EngineThread:
 
     `on_step` gets every result; `on_refused` the key of a request that `add` refused; `on_failure` the error of a
     step that raised, before `on_step` gets the result that ends its sequences. `on_suspect` gets the key of a suspect
-    whose turn has come; when it returns, the prefill begins that may be this process's end.
+    whose turn has come; when it returns, the prefill begins that may be this process's end. `on_lost` hears that no
+    step will succeed any more; the thread ends after it.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class EngineThread:
         on_refused: Callable[[int, RequestRefusedError], None],
         on_failure: Callable[[Exception], None],
         on_suspect: Callable[[int], None] = lambda key: None,
+        on_lost: Callable[[DeviceLostError], None] = lambda error: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
@@ -99,6 +102,7 @@ class EngineThread:
         self._on_refused = on_refused
         self._on_failure = on_failure
         self._on_suspect = on_suspect
+        self._on_lost = on_lost
         self._unannounced: set[int] = set()  # suspects whose turn has not come
         self._clock = clock
         self._wake = threading.Condition()
@@ -198,6 +202,9 @@ class EngineThread:
         self._step_began = self._clock()
         try:
             return self._engine.step()
+        except DeviceLostError as error:
+            self._on_lost(error)
+            raise
         except Exception as error:  # noqa: BLE001 - the one place where a failed step becomes terminal messages
             self._on_failure(error)
             return self._engine.fail_step(error)

@@ -6,6 +6,7 @@ The ids that a step samples stay on the device, where the next step finds them; 
 import torch
 
 from gpu_worker.execution.decode_steps import DecodeSteps
+from gpu_worker.execution.device_lost import DeviceLostError
 from gpu_worker.execution.device_model import DeviceLimits, DeviceModel
 from gpu_worker.execution.device_tables import DeviceTables
 from gpu_worker.execution.downloads import Download, Downloads
@@ -44,7 +45,13 @@ class DeviceRunner:
 
     @torch.inference_mode()
     def launch(self, batch: Batch) -> Download:
-        """Queue a batch on the device; nothing here waits for it."""
+        """Queue a batch on the device; nothing here waits for it. Raises `DeviceLostError`."""
+        try:
+            return self._launch(batch)
+        except torch.AcceleratorError as error:
+            raise DeviceLostError(str(error)) from error
+
+    def _launch(self, batch: Batch) -> Download:
         self._sync(batch)
         has_chunks = batch.num_decodes < len(batch.scheduled)
         chosen = self._mixed.run(batch) if has_chunks else self._decodes.run(batch)

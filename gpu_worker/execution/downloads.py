@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gpu_worker.execution.device_lost import DeviceLostError
 from gpu_worker.execution.token_logprobs import AskedLogprobs, read_logprobs
 from gpu_worker.scheduling.batch import SampledTokens
 
@@ -20,9 +21,12 @@ class Download:
     has_graph: bool = False
 
     def result(self) -> SampledTokens:
-        """The ids, and log probabilities of who asked."""
+        """The ids, and log probabilities of who asked. Raises `DeviceLostError`."""
         if self.arrival is not None:
-            self.arrival.synchronize()
+            try:
+                self.arrival.synchronize()
+            except torch.AcceleratorError as error:
+                raise DeviceLostError(str(error)) from error
         if self.token_ids is None:
             return SampledTokens(has_graph=self.has_graph)
         logprobs = {}

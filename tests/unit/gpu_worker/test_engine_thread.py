@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gpu_worker.engine_thread import Abort, Add, EngineLike, EngineThread, FlushPrefixCache
+from gpu_worker.execution.device_lost import DeviceLostError
 from gpu_worker.scheduling.admission import RequestRefusedError
 from gpu_worker.scheduling.batch import StepResult
 from gpu_worker.scheduling.sequence import Finish, Sequence
@@ -187,6 +188,20 @@ def test_an_error_outside_of_a_step_is_reported_and_looks_like_a_hang(
     assert isinstance(events.failures.get(timeout=TIMEOUT_S), LookupError)
     now[0] = 190.0
     assert thread.step_age_s == 90.0
+
+
+def test_a_lost_device_ends_the_thread_and_is_no_failure_of_a_request(
+    events: Events, start: Callable[..., EngineThread]
+) -> None:
+    def gone(_: Sequence) -> int:
+        raise DeviceLostError("an illegal memory access")
+
+    lost: queue.Queue[DeviceLostError] = queue.Queue()
+    thread = start(make_rig(rule=gone).engine, on_lost=lost.put)
+    thread.submit([Add(request([1]))])
+    assert "illegal" in str(lost.get(timeout=TIMEOUT_S))
+    assert isinstance(events.failures.get(timeout=TIMEOUT_S), DeviceLostError)
+    assert events.results.empty()
 
 
 def test_it_stops_in_the_middle_of_work(engine: EngineLike, events: Events) -> None:
