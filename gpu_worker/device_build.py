@@ -8,6 +8,7 @@ import torch
 from gpu_worker.engine_options import EngineOptions
 from gpu_worker.execution.device_model import DeviceLimits
 from gpu_worker.execution.device_runner import DeviceRunner
+from gpu_worker.execution.graphs import decode_sizes, mixed_sizes
 from gpu_worker.execution.kv_memory import NotEnoughMemoryError, allocate_kv, bytes_per_page, pages_that_fit
 from gpu_worker.kernels.triton_kernels import TritonKernels
 from gpu_worker.models.decoder import Decoder, KvLayer
@@ -56,18 +57,20 @@ def _runner(
 def _num_pages(plan: ModelPlan, options: EngineOptions, decoder: Decoder, kernels: TritonKernels) -> int:
     """As many as the device holds beside the weights and what the largest steps need, which a trial finds out."""
     device, page_size = plan.device, options.page_size
-    num_trial_tokens = min(
-        options.chunked_prefill_size if options.chunked_prefill_size > 0 else 8192, plan.context_length
-    )
+    # Without chunks a step is as long as a prompt can be.
+    is_chunked = options.chunked_prefill_size > 0
+    num_trial_tokens = options.chunked_prefill_size if is_chunked else plan.context_length
     kv_layers = allocate_kv(plan.config, -(-num_trial_tokens // page_size), page_size, device, plan.dtype)
     runner = _runner(plan, options, decoder, kernels, kv_layers)
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    run_trial(runner, len(kv_layers[0][0]), page_size, options.max_running_requests)
+    run_trial(runner, len(kv_layers[0][0]), page_size, options.max_running_requests, plan.context_length)
     num_step_bytes = torch.cuda.max_memory_allocated(device) - before
-    # The trial samples for one sequence; float32 logits of all, twice, is what sampling needs at most.
-    num_step_bytes += 8 * options.max_running_requests * plan.config.vocab_size
+    # The trial samples for few sequences; float32 logits of all, twice, is what sampling needs at most, and a count of
+    # every id when there are penalties.
+    num_step_bytes += 10 * options.max_running_requests * plan.config.vocab_size
+    num_step_bytes += _graph_bytes(plan, options)
     del runner, kv_layers
     torch.cuda.empty_cache()
     if options.max_total_tokens is not None:
@@ -92,15 +95,31 @@ def _num_pages(plan: ModelPlan, options: EngineOptions, decoder: Decoder, kernel
     return pages_that_fit(num_bytes, plan.config, page_size, plan.dtype)
 
 
+def _graph_bytes(plan: ModelPlan, options: EngineOptions) -> int:
+    """What the results of all graphs take, which keep their places."""
+    if not options.has_cuda_graphs:
+        return 0
+    num_logits = sum(decode_sizes(_max_decodes(options))) * plan.config.vocab_size
+    num_states = sum(mixed_sizes(_max_mixed_tokens(options))) * plan.config.hidden_size
+    return (num_logits + num_states) * plan.dtype.itemsize
+
+
+def _max_decodes(options: EngineOptions) -> int:
+    return min(options.cuda_graph_max_bs or options.max_running_requests, options.max_running_requests)
+
+
+def _max_mixed_tokens(options: EngineOptions) -> int:
+    limit = options.max_running_requests + options.chunked_prefill_size
+    return (
+        min(options.cuda_graph_max_tokens, limit) if options.chunked_prefill_size > 0 else options.cuda_graph_max_tokens
+    )
+
+
 def _record(runner: DeviceRunner, options: EngineOptions) -> None:
     began = time.perf_counter()
     before, _ = torch.cuda.mem_get_info()
     logger.info("Capture cuda graph begin. This can take up to several minutes. avail mem=%.2f GB", before / 2**30)
-    max_seqs = options.max_running_requests
-    max_tokens = options.cuda_graph_max_tokens
-    if options.chunked_prefill_size > 0:
-        max_tokens = min(max_tokens, max_seqs + options.chunked_prefill_size)
-    runner.record(min(options.cuda_graph_max_bs or max_seqs, max_seqs), max_tokens)
+    runner.record(_max_decodes(options), _max_mixed_tokens(options))
     after, _ = torch.cuda.mem_get_info()
     logger.info(
         "Capture cuda graph end. Time elapsed: %.2f s. mem usage=%.2f GB. avail mem=%.2f GB.",

@@ -54,19 +54,28 @@ class Engine:
         return self._scheduler.has_work or bool(self._under_way)
 
     def step(self) -> StepResult:
-        """Launch what is due, and say what came of the step before it (without overlap, of this one)."""
+        """Launch what is due, and say what came of the step before it (without overlap, of this one).
+
+        While there is a suspect steps do not overlap: whatever one of them breaks, it takes no other along.
+        """
         self._batch = None
+        is_careful = self._scheduler.has_suspects
+        if is_careful and self._under_way:
+            return self._commit_oldest()
         self._batch = batch = self._scheduler.schedule()
         if batch:
             launched = self._runner.launch(batch)
             self._scheduler.dispatch(batch)
             self._under_way.append((batch, launched))
-        if len(self._under_way) > (self._max_under_way if batch else 0):
-            self._batch, launched = self._under_way[0]
-            sampled = launched.result()
-            self._under_way.popleft()
-            return self._scheduler.commit(self._batch, sampled)
+        if len(self._under_way) > (self._max_under_way if batch and not is_careful else 0):
+            return self._commit_oldest()
         return self._scheduler.commit(Batch([], 0), SampledTokens())
+
+    def _commit_oldest(self) -> StepResult:
+        self._batch, launched = self._under_way[0]
+        sampled = launched.result()
+        self._under_way.popleft()
+        return self._scheduler.commit(self._batch, sampled)
 
     def fail_step(self, error: Exception) -> StepResult:
         """After `step` has raised: end the sequences that were in it, so that the others can go on.

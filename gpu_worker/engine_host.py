@@ -119,8 +119,12 @@ class EngineHost:
 
         def deliver() -> None:
             self._is_delivery_due = False
-            while self._results:
-                on_result(self._results.popleft())
+            try:
+                while self._results:
+                    on_result(self._results.popleft())
+            finally:
+                if self._results:  # one could not be taken in; those after it can
+                    _call(loop, deliver)
 
         def from_thread(result: StepResult) -> None:
             # A late flag costs an empty delivery, never a lost one: the result is queued before the flag is read.

@@ -6,10 +6,9 @@ The ids that a step samples stay on the device, where the next step finds them; 
 import torch
 
 from gpu_worker.execution.decode_steps import DecodeSteps
-from gpu_worker.execution.device_lost import DeviceLostError
 from gpu_worker.execution.device_model import DeviceLimits, DeviceModel
 from gpu_worker.execution.device_tables import DeviceTables
-from gpu_worker.execution.downloads import Download, Downloads
+from gpu_worker.execution.downloads import Download, Downloads, as_found
 from gpu_worker.execution.graphs import GraphPool
 from gpu_worker.execution.mixed_steps import MixedSteps
 from gpu_worker.execution.sampling_needs import Needs
@@ -48,8 +47,8 @@ class DeviceRunner:
         """Queue a batch on the device; nothing here waits for it. Raises `DeviceLostError`."""
         try:
             return self._launch(batch)
-        except torch.AcceleratorError as error:
-            raise DeviceLostError(str(error)) from error
+        except RuntimeError as error:
+            raise as_found(error) from error
 
     def _launch(self, batch: Batch) -> Download:
         self._sync(batch)

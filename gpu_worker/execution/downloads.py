@@ -10,6 +10,17 @@ from gpu_worker.execution.token_logprobs import AskedLogprobs, read_logprobs
 from gpu_worker.scheduling.batch import SampledTokens
 
 
+def as_found(error: RuntimeError) -> Exception:
+    """`DeviceLostError` if the device answers nothing any more, else the error itself: many types tell of both."""
+    if isinstance(error, torch.OutOfMemoryError) or not torch.cuda.is_available():
+        return error
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return DeviceLostError(str(error))
+    return error
+
+
 @dataclass(frozen=True, slots=True)
 class Download:
     """The copies of one step; `result` waits for them, without holding up other threads."""
@@ -25,8 +36,8 @@ class Download:
         if self.arrival is not None:
             try:
                 self.arrival.synchronize()
-            except torch.AcceleratorError as error:
-                raise DeviceLostError(str(error)) from error
+            except RuntimeError as error:
+                raise as_found(error) from error
         if self.token_ids is None:
             return SampledTokens(has_graph=self.has_graph)
         logprobs = {}

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 class ScheduledSequence:
     """A sequence and how many of its uncomputed tokens run in this step.
 
-    `samples` says whether that is up to its last token, so that the next one can be sampled.
+    `samples` says whether that is up to its last token, so that the next one can be sampled; `completes` that it is,
+    and none is wanted.
     """
 
     sequence: Sequence
     num_scheduled_tokens: int
     samples: bool
+    completes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

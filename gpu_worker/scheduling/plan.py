@@ -25,8 +25,9 @@ class Plan:
     def add_chunk(self, sequence: Sequence) -> None:
         """As much of a prefill as the budget allows."""
         num_tokens = min(sequence.num_uncomputed_tokens, self.budget)
-        samples = num_tokens == sequence.num_uncomputed_tokens and sequence.max_new_tokens > 0
-        self.chunks.append(ScheduledSequence(sequence, num_tokens, samples))
+        is_last, is_sampled = num_tokens == sequence.num_uncomputed_tokens, sequence.max_new_tokens > 0
+        chunk = ScheduledSequence(sequence, num_tokens, is_last and is_sampled, is_last and not is_sampled)
+        self.chunks.append(chunk)
         self.num_prefill_tokens += num_tokens
         self.budget -= num_tokens
 

@@ -30,7 +30,7 @@ def _rank(sequence: Sequence) -> tuple[int, int]:
 
 
 def _awaits_its_end(sequence: Sequence) -> bool:
-    return sequence.num_unsampled_tokens <= 0
+    return not sequence.is_prefilling and sequence.num_unsampled_tokens <= 0
 
 
 def _may_prefill_alone(sequence: Sequence) -> bool:
@@ -70,6 +70,14 @@ class Scheduler:
     @property
     def has_sequences(self) -> bool:
         return bool(self._running or self._waiting)
+
+    @property
+    def has_suspects(self) -> bool:
+        """Whether a suspect prefills, or could be the next to."""
+        begun = self._prefilling_suspect
+        if begun is not None and begun.is_suspect and begun.state is SequenceState.RUNNING:
+            return True
+        return bool(self._waiting) and self._waiting[0].is_suspect
 
     def now_ns(self) -> int:
         return self._clock_ns()
@@ -147,7 +155,7 @@ class Scheduler:
                     self._append(sequence, token_id, now)
                     result.add(sequence, token_id, sampled.logprobs.get(place))
                 place += 1
-            elif sequence.finish is None and not sequence.num_uncomputed_tokens:
+            elif sequence.finish is None and scheduled.completes:
                 self._complete(sequence, LENGTH, now)
                 result.add(sequence, None)
         return result

@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -69,6 +70,34 @@ def test_the_choices_of_a_suspect_prefill_one_after_another() -> None:
     choices = rig.engine.add(request(PROMPT, n=3, is_suspect=True, max_new_tokens=1))
     run_to_end(rig.engine)
     assert batch_ids(rig) == [{choice.sequence_id} for choice in choices]
+
+
+def test_beside_a_suspect_no_step_is_under_way() -> None:
+    rig = make_rig(overlaps=True)
+    running = rig.add(1, max_new_tokens=20, ignore_eos=True)
+    for _ in range(4):
+        rig.engine.step()
+    suspect = rig.add(*PROMPT, is_suspect=True, ignore_eos=True)
+    rig.engine.step()  # only what was under way
+    launched = len(rig.runner.batches)
+    rig.runner.rule = lambda sequence: 1 // (sequence.sequence_id != suspect.sequence_id)
+    with pytest.raises(ZeroDivisionError) as failure:
+        rig.engine.step()
+    assert batch_ids(rig)[launched:] == [{suspect.sequence_id}]
+    assert rig.engine.fail_step(failure.value).sequences == [suspect]
+    run_to_end(rig.engine)
+    assert running.num_output_tokens == 20
+
+
+def test_a_suspect_that_wants_no_token_is_not_starved_by_a_run() -> None:
+    rig = make_rig(max_prefill_tokens=2, overlaps=True)
+    rig.add(1, max_new_tokens=100, ignore_eos=True)
+    for _ in range(4):
+        rig.engine.step()
+    suspect = rig.add(*PROMPT, is_suspect=True, max_new_tokens=0)
+    for _ in range(10):
+        rig.engine.step()
+    assert suspect.finish is not None
 
 
 @settings(max_examples=200, deadline=None)
