@@ -2,7 +2,7 @@
 
 import os
 
-from gpu_worker import engine_build
+from gpu_worker import plain_build
 from gpu_worker.__main__ import main
 from gpu_worker.execution.model_runner import Finished, ModelRunner
 from gpu_worker.scheduling.batch import Batch
@@ -25,5 +25,5 @@ class FragileRunner(ModelRunner):
 
 
 if __name__ == "__main__":
-    engine_build.ModelRunner = FragileRunner  # type: ignore[misc]
+    plain_build.ModelRunner = FragileRunner  # type: ignore[misc]
     main()

@@ -6,7 +6,7 @@
 import os
 import threading
 
-from gpu_worker import engine_build
+from gpu_worker import plain_build
 from gpu_worker.__main__ import main
 from gpu_worker.execution.model_runner import Finished, ModelRunner
 from gpu_worker.scheduling.batch import Batch
@@ -36,5 +36,5 @@ def _is_first() -> bool:
 
 
 if __name__ == "__main__":
-    engine_build.ModelRunner = HangingRunner  # type: ignore[misc]
+    plain_build.ModelRunner = HangingRunner  # type: ignore[misc]
     main()
