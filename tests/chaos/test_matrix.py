@@ -28,8 +28,9 @@ OTHERS = [
     *((Fault(Action.PAUSE, stage), Moment.MIDDLE) for stage in Stage),
     (Fault(Action.PAUSE, Stage.TOKENIZER), Moment.BEFORE_FIRST_TOKEN),
     (Fault(Action.PAUSE, Stage.WORKER), Moment.BEFORE_FIRST_TOKEN),
-    *((Fault(Action.FREEZE, stage), Moment.MIDDLE) for stage in Stage),
-    *((Fault(Action.CUT, stage), Moment.MIDDLE) for stage in Stage),
+    # Every stage is cut off once; the soak does both to all.
+    *((Fault(Action.FREEZE, stage), Moment.MIDDLE) for stage in (Stage.WORKER, Stage.DETOKENIZER)),
+    *((Fault(Action.CUT, stage), Moment.MIDDLE) for stage in (Stage.GATEWAY, Stage.TOKENIZER)),
     (Fault(Action.FREEZE, Stage.TOKENIZER), Moment.BEFORE_FIRST_TOKEN),
     *((Fault(Action.DRAIN, stage), Moment.MIDDLE) for stage in Stage),
     (Fault(Action.DRAIN, Stage.TOKENIZER), Moment.BEFORE_FIRST_TOKEN),
