@@ -37,7 +37,8 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
     )
     return LoadedModel(
         engine=engine,
-        fingerprint=checkpoint.fingerprint(),
+        # Nobody may go on with random weights where others have the real ones.
+        fingerprint=checkpoint.fingerprint() + ("-dummy" if options.has_random_weights else ""),
         context_length=limits.context_length,
         page_size=settings.page_size,
         description=_describe(checkpoint, options, settings),
