@@ -1,6 +1,8 @@
-"""Who is let in: refuses at once, before any work, what could only wait or fail."""
+"""Who is let in: refuses before any work what could only wait long or fail."""
 
+import asyncio
 import math
+from contextlib import suppress
 
 from gateway.errors import RequestError, unavailable
 from gateway.inflight.generation import Standing
@@ -18,10 +20,19 @@ class Admission:
         self._node = node
         self._pipeline = pipeline
         self._max_queued_requests = max_queued_requests
+        self._has_connection = asyncio.Event()
+        self._note_connection()
+        for bus in (node.data, node.control):
+            bus.on_connection_change(lambda _: self._note_connection())
 
-    def check(self) -> None:
+    async def check(self) -> None:
         """Raises for a new call that cannot be served now. One that comes during a drain, on a connection that is
-        still open, can."""
+        still open, can. While the connection to NATS is lost it waits, for the heartbeat timeout at most: who is away
+        for less counts as there.
+        """
+        if not self._has_connection.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._has_connection.wait(), self._node.members.timeout_s)
         self._check_parts()
         limit = self._max_queued_requests
         if limit >= 0 and self._num_waiting() >= max(limit, 1):
@@ -37,10 +48,20 @@ class Admission:
     def _check_parts(self) -> None:
         if self._node.instance.state is InstanceState.LEAVING:
             raise RequestError(503, "The server is shutting down.", code="draining")
-        if not (self._node.data.is_connected and self._node.control.is_connected):
+        if not self._is_connected:
             raise RequestError(503, "The connection to NATS is lost. Try again later.", code="unavailable")
         if missing := self._pipeline.dispatcher.missing_stage():
             raise unavailable(missing)
+
+    @property
+    def _is_connected(self) -> bool:
+        return self._node.data.is_connected and self._node.control.is_connected
+
+    def _note_connection(self) -> None:
+        if self._is_connected:
+            self._has_connection.set()
+        else:
+            self._has_connection.clear()
 
     def _num_waiting(self) -> int:
         """What waits at the workers, and what is still on its way to one.

@@ -22,20 +22,20 @@ async def chat_completions(request: HttpRequest, gateway: NamedDependency[Gatewa
 
     `tools` are shown to the model through its chat template; calls in its answer are returned as text.
     """
-    gateway.admission.check()
+    await gateway.admission.check()
     body = decode_openai(await gateway.read_body(request), request.headers.get("content-type", ""), ChatRequest)
     answer = take_chat(body, gateway.settings)
-    gateway.admission.check()
+    await gateway.admission.check()
     return gateway.respond(request, answer.call, answer)
 
 
 @post("/v1/completions", status_code=200, body=CompletionRequest, answers=(JSON, EVENTS), errors=GENERATION_ERRORS)
 async def completions(request: HttpRequest, gateway: NamedDependency[Gateway]) -> Response[None]:
     """Continues one prompt or several, as a whole or as a stream."""
-    gateway.admission.check()
+    await gateway.admission.check()
     body = decode_openai(await gateway.read_body(request), request.headers.get("content-type", ""), CompletionRequest)
     answer, prompts = take_completion(body, gateway.settings)
-    gateway.admission.check()
+    await gateway.admission.check()
     if body.echo:
         answer.echoes = await _texts(gateway, prompts)
     return gateway.respond(request, answer.call, answer)

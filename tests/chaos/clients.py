@@ -1,6 +1,7 @@
 """Streaming clients: what a client has been shown, and when."""
 
 import itertools
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -56,6 +57,7 @@ class ChaosStream:
         self.usage: dict[str, int] = {}
         self.arrivals: list[tuple[float, int]] = []  # when, and how many tokens there were then
         self.error: Exception | None = None
+        self.began_at = math.inf
         self.is_open = False
         self.is_over = False
         self._client = client
@@ -78,6 +80,7 @@ class ChaosStream:
 
     async def read(self) -> "ChaosStream":
         """Returns itself at the end; an error is kept, not raised."""
+        self.began_at = time.monotonic()
         try:
             await (self._read_native() if self.ask.api == "generate" else self._read_openai())
         except (httpx.HTTPError, openai.OpenAIError, StreamError) as error:

@@ -17,9 +17,10 @@ from pathlib import Path
 from tests.chaos.asks import mixture
 from tests.chaos.attempt_tally import AttemptTally
 from tests.chaos.clients import ChaosStream
-from tests.chaos.equality import differences, is_beginning
 from tests.chaos.faults import BROKER_RESTART, Action, Fault
 from tests.chaos.fleet import Fleet, running_fleet
+from tests.chaos.gate import Gate
+from tests.chaos.judge import Judge
 from tests.chaos.moments import Moment, is_at
 from tests.chaos.run import Expected, undisturbed
 from tests.chaos.soak_report import BETWEEN_FAULTS, SoakReport
@@ -65,13 +66,11 @@ class Soak:
         self._is_rapid = is_rapid
         self._num_streams = num_streams
         self._in_flight: set[ChaosStream] = set()
-        self._killed: set[str] = set()
-        self._leaving: set[str] = set()
         self._is_over = False
         self._is_cut_short = False
+        self._judge = Judge(self.report, expected)
         self._tally = AttemptTally(fleet)
-        self._gate = asyncio.Event()
-        self._gate.set()
+        self._gate = Gate()
         self._mended_at = 0.0
         self._replacing: dict[Stage, asyncio.Task[None]] = {}
 
@@ -98,7 +97,7 @@ class Soak:
 
     async def _keep_reading(self) -> None:
         while not self._is_over:
-            await self._gate.wait()
+            await self._gate.passed()
             gateway = self._chance.choice(self._fleet.present(Stage.GATEWAY))
             ask = self._chance.choice(self._asks)
             stream = ChaosStream(ask, self._fleet.client(gateway), gateway.instance_id, lambda _: None)
@@ -106,27 +105,7 @@ class Soak:
             await stream.read()
             self._in_flight.remove(stream)
             if not self._is_cut_short:
-                self._judge(stream)
-
-    def _judge(self, stream: ChaosStream) -> None:
-        report, twin = self.report, self._expected[stream.ask]
-        if stream.error is not None and stream.gateway_id in self._killed and is_beginning(stream, twin):
-            report.num_cut_off += 1
-        elif stream.error is not None and not stream.is_open and stream.gateway_id in self._leaving:
-            report.num_turned_away += 1
-        else:
-            report.num_streams += 1
-            found = differences(stream, twin)
-            report.differences += [f"{line} ({self._circumstances(stream)})" for line in found]
-            report.num_equal += not found
-            report.num_failed += stream.error is not None
-            report.num_unequal += bool(found) and stream.error is None
-
-    def _circumstances(self, stream: ChaosStream) -> str:
-        killed, leaving = stream.gateway_id in self._killed, stream.gateway_id in self._leaving
-        fate = "killed" if killed else "leaving" if leaving else "alive"
-        cause = stream.error and stream.error.__cause__
-        return f"{'answered' if stream.is_open else 'not answered'} by {stream.gateway_id}, which is {fate}; {cause!r}"
+                self._judge.take(stream)
 
     def _next_fault(self) -> Fault:
         """Any; a rapid soak takes the rarest so far of those that need not wait for a replacement."""
@@ -147,7 +126,7 @@ class Soak:
         victim = None if fault.stage is None else await self._fleet.busiest(fault.stage)
         if fault.leaves_workers:  # nothing may begin or be repaired, so that whatever is prefilled is prefilled twice
             await self._until(lambda: time.monotonic() - self._mended_at > _AFTERMATH_S)
-            self._gate.clear()
+            self._gate.close()
             await self._until(self._is_settled)
         self.report.attempts[BETWEEN_FAULTS] += await self._tally.news()
         taken_before = await self._fleet.num_prompt_tokens_taken()
@@ -159,12 +138,12 @@ class Soak:
             self.report.note_repeated(
                 fault.name, round(await self._fleet.num_prompt_tokens_taken() - taken_before), attempts
             )
-            self._gate.set()
+            self._gate.open()
 
     async def _strike(self, fault: Fault, victim: StageInstance | None) -> None:
         self.report.faults[fault.name] += 1
         if victim is not None and fault.stage is Stage.GATEWAY:
-            {Action.KILL: self._killed, Action.DRAIN: self._leaving}.get(fault.action, set()).add(victim.instance_id)
+            self._judge.note_struck(fault.action, victim.instance_id)
         struck_at = time.monotonic()
         hit = tuple(self._in_flight)
         fault.strike(self._fleet, victim)
@@ -174,6 +153,8 @@ class Soak:
             await fault.mend(self._fleet, victim, until_known=not self._is_rapid)
         if not fault.leaves_workers:
             self._mended_at = time.monotonic()
+        if victim is not None and fault.stage is Stage.GATEWAY:
+            self._judge.note_mended(victim.instance_id)
         await self._until(lambda: all(_goes_on_since(struck_at + _QUIET_S, stream) for stream in hit))
         for stream in hit:
             if (pause := _pause_since(struck_at, stream)) >= _HIT_S:

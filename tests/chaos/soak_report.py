@@ -64,7 +64,7 @@ class SoakReport:
                 f"streams run: {self.num_streams}, equal: {self.num_equal}, unequal: {self.num_unequal}, "
                 f"failed: {self.num_failed}",
                 f"beside these, cut off by their gateway's death: {self.num_cut_off}, "
-                f"turned away by a gateway that was leaving: {self.num_turned_away}",
+                f"turned away by a gateway that was leaving or cut off: {self.num_turned_away}",
                 f"attempts after the first: {sum(counts.total() for counts in self.attempts.values())}",
                 *(f"  {kind}: {_listed(counts)}" for kind, counts in sorted(self.attempts.items()) if counts),
                 *self.repetitions[:_MAX_LINES],

@@ -1,6 +1,7 @@
 """The soak runs, and its judge sees what is wrong."""
 
 import asyncio
+import math
 import os
 import signal
 from collections import Counter
@@ -11,7 +12,10 @@ import pytest
 from tests.chaos.asks import greedy
 from tests.chaos.clients import ChaosStream, Client, Shown, StreamError
 from tests.chaos.equality import differences, is_beginning
+from tests.chaos.faults import Action
 from tests.chaos.fleet import Fleet
+from tests.chaos.gate import Gate
+from tests.chaos.judge import Judge
 from tests.chaos.soak import soak
 from tests.chaos.soak_report import SoakReport, percentile
 
@@ -36,6 +40,20 @@ async def test_an_interrupted_soak_reads_its_streams_to_their_ends(fleet: Fleet)
     report = await soaking
     assert report.faults.total() == 1
     assert report.is_flawless, report.text()
+
+
+async def test_a_gate_that_closes_again_at_once_lets_nobody_pass() -> None:
+    gate = Gate()
+    gate.close()
+    waiting = asyncio.create_task(gate.passed())
+    await asyncio.sleep(0)
+    gate.open()
+    gate.close()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    gate.open()
+    await waiting
 
 
 def stream() -> ChaosStream:
@@ -81,6 +99,35 @@ def test_a_stream_that_was_cut_off_must_have_shown_a_beginning() -> None:
     assert is_beginning(cut_off, stream())
     cut_off.choices[0].text = "Bo Bo"
     assert not is_beginning(cut_off, stream())
+
+
+def refused(began_at: float, message: str = "The connection to NATS is lost. Try again later.") -> ChaosStream:
+    turned_away = stream()
+    turned_away.choices.clear()
+    turned_away.began_at, turned_away.error = began_at, StreamError(f"HTTP 503: {message}")
+    return turned_away
+
+
+def counts(action: Action | None, turned_away: ChaosStream) -> tuple[int, int]:
+    """Turned away and failed, when a gateway was struck and mended before the stream's end."""
+    report = SoakReport()
+    judge = Judge(report, {greedy(1): stream()})
+    if action is not None:
+        judge.note_struck(action, turned_away.gateway_id)
+        judge.note_mended(turned_away.gateway_id)
+    judge.take(turned_away)
+    return report.num_turned_away, report.num_failed
+
+
+def test_whoever_was_turned_away_by_a_gateway_that_was_cut_off_is_no_failure() -> None:
+    assert counts(Action.CUT, refused(began_at=0.0)) == (1, 0)
+
+
+def test_whoever_is_turned_away_by_a_gateway_that_was_there_has_failed() -> None:
+    assert counts(None, refused(began_at=0.0)) == (0, 1)
+    assert counts(Action.PAUSE, refused(began_at=0.0)) == (0, 1)
+    assert counts(Action.CUT, refused(began_at=math.inf)) == (0, 1)
+    assert counts(Action.CUT, refused(0.0, "No worker is ready. Try again later.")) == (0, 1)
 
 
 def report_of(num_faults: int = 1, num_streams: int = 2, num_equal: int = 2, num_repeated: int = 0) -> SoakReport:
