@@ -1,5 +1,5 @@
 """The worker's story: jobs come in, the engine runs them, tokens go out to the detokenizers. The engine below runs
-without a bus; only this file and its outbox know one."""
+without a bus; only this file, its outbox and its answers to questions know one."""
 
 import asyncio
 import logging
@@ -17,6 +17,7 @@ from gpu_worker.engine_thread import Add
 from gpu_worker.held_requests import HeldRequests
 from gpu_worker.hop_spans import HopSpans
 from gpu_worker.outbox import Outbox
+from gpu_worker.questions import Questions
 from gpu_worker.reattachment import reattach
 from gpu_worker.result_router import ResultRouter
 from gpu_worker.scheduling.admission import RequestRefusedError
@@ -28,11 +29,7 @@ from wire.bus import Delivery
 from wire.messages import (
     Abort,
     BatchAck,
-    Describe,
-    Description,
     ErrorCode,
-    FlushCache,
-    FlushCacheReply,
     GenerateJob,
     Heartbeat,
     InstanceState,
@@ -76,7 +73,6 @@ class WorkerService:
         self._metrics = metrics
         self._limits = limits
         self._step_log = step_log
-        self._settings = settings
         self._held = HeldRequests()
         self._backlog = Backlog()
         self._tombstones = Tombstones()
@@ -86,6 +82,7 @@ class WorkerService:
         self._report_is_due = asyncio.Event()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
+        self._questions = Questions(node, host, self._held, step_log, settings, self._is_idle)
 
     async def start(self) -> None:
         """Loads the model while the others already see this instance starting; then listens for jobs."""
@@ -98,7 +95,7 @@ class WorkerService:
         model, instance_id = self._node.instance.model_key, self._node.instance.instance_id
         await self._node.control.subscribe(subjects.control(model, Stage.WORKER, instance_id), self._on_control)
         await self._node.control.subscribe(subjects.abort(model), self._on_control)
-        await self._node.control.subscribe(subjects.rpc(model, Stage.WORKER, instance_id), self._on_request)
+        await self._node.control.subscribe(subjects.rpc(model, Stage.WORKER, instance_id), self._questions.answer)
         await self._node.control.flush()
         await self._node.data.subscribe(self._job_subject, self._on_job)
         await self._node.data.flush()
@@ -170,19 +167,6 @@ class WorkerService:
             if channel is not None:
                 channel.acknowledge(message.batch_seq)
                 self._outbox.rows_are_due()
-
-    async def _on_request(self, message: Message, delivery: Delivery) -> None:
-        if not delivery.reply_to:
-            return
-        if isinstance(message, FlushCache):  # it may wait, and the next question must not
-            self._node.background.start(self._flush_cache(message.timeout_s, delivery.reply_to))
-        elif isinstance(message, Describe):
-            loaded = self._host.loaded
-            model = loaded.description if loaded else {}
-            reply = Description(
-                settings=self._settings, model=model, stats=self_report.stats(self._host, self._held, self._step_log)
-            )
-            await self._node.control.publish(delivery.reply_to, reply)
 
     def _on_member_lost(self, member: Member, cause: str) -> None:
         peer, stage = member.heartbeat.peer, member.heartbeat.stage
@@ -284,17 +268,6 @@ class WorkerService:
         for gateway, keys in released.items():
             log.info("handing %d requests back to %s", len(keys), gateway.instance_id)
             await self._outbox.release(gateway, keys, "drain timeout")
-
-    async def _flush_cache(self, timeout_s: float, reply_to: str) -> None:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._is_idle.wait()
-        except TimeoutError:
-            reply = FlushCacheReply(False, f"{len(self._held)} requests are running or waiting")
-        else:
-            is_flushed = await self._host.flush_prefix_cache()
-            reply = FlushCacheReply(is_flushed, "" if is_flushed else "requests are running or waiting")
-        await self._node.control.publish(reply_to, reply)
 
     def _note_idle(self) -> None:
         if len(self._held) == 0:

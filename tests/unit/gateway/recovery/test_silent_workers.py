@@ -3,8 +3,8 @@
 import pytest
 
 from gateway.inflight.generation import Cause, HeldAt
+from tests.unit.gateway.recovery.rig import Rig
 from tests.unit.gateway.streams import WORKER
-from tests.unit.gateway.test_recovery import Rig
 from wire.columns import pack_u64
 from wire.messages import Released, Stage
 

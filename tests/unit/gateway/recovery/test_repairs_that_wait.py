@@ -1,20 +1,12 @@
 """A repair that has to wait: for an instance, for an answer, or for ever, were it not for these rules."""
 
-import pytest
-
 from gateway.inflight.generation import Cause, Generation, HeldAt
 from gateway.inflight.recovery import Recovery
 from gateway.inflight.strangers import ANSWER_INTERVAL_S, Strangers
+from tests.unit.gateway.recovery.rig import Rig
 from tests.unit.gateway.streams import WORKER, attempt_of, generation_of
-from tests.unit.gateway.test_recovery import Rig
 from wire.columns import pack_u64
 from wire.messages import ErrorCode, Failed, FinishReason, Released, Stage, TextFinish
-
-
-@pytest.fixture
-def rig() -> Rig:
-    """A rig at its beginning: sent, not yet accepted."""
-    return Rig()
 
 
 def test_while_no_detokenizer_is_there_its_worker_is_not_told_to_stop(rig: Rig) -> None:

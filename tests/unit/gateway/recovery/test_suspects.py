@@ -3,8 +3,8 @@
 import pytest
 
 from gateway.inflight.generation import Cause, Standing
+from tests.unit.gateway.recovery.rig import Rig, fail
 from tests.unit.gateway.streams import WORKER
-from tests.unit.gateway.test_recovery import Rig, fail
 from wire.messages import ErrorCode, RequestState, Stage
 
 DEATHS = [Cause.WORKER_LOST, Cause.WORKER_HUNG]
