@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -58,12 +59,12 @@ class ClockedEngine(SyntheticEngine):
         self._streams.update({sequence.sequence_id: stream for sequence in sequences})
         return sequences
 
-    def step(self) -> StepResult:
+    def step(self, *announce: Callable[[int], object]) -> StepResult:
         """One token for everybody, no earlier than the interval after the last step."""
         self.room.acquire()
         self._wait()
         self._clock.begin_step([self._streams[sequence.sequence_id] for sequence in self._running])
-        result = super().step()
+        result = super().step(*announce)
         if not self._running:
             self._clock.pause()
             self._streams.clear()

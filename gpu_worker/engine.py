@@ -1,6 +1,7 @@
 """The engine: sequences in, steps, tokens out. Knows no bus and no threads."""
 
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from gpu_worker.scheduling.admission import AdmissionLimits
@@ -53,10 +54,11 @@ class Engine:
     def has_work(self) -> bool:
         return self._scheduler.has_work or bool(self._under_way)
 
-    def step(self) -> StepResult:
+    def step(self, announce: Callable[[int], object] = lambda key: None) -> StepResult:
         """Launch what is due, and say what came of the step before it (without overlap, of this one).
 
-        While there is a suspect steps do not overlap: whatever one of them breaks, it takes no other along.
+        While there is a suspect steps do not overlap: whatever one of them breaks, it takes no other along. `announce`
+        gets the key of a suspect, for each of its choices, whose prefill begins when it returns.
         """
         self._batch = None
         is_careful = self._scheduler.has_suspects
@@ -64,6 +66,8 @@ class Engine:
             return self._commit_oldest()
         self._batch = batch = self._scheduler.schedule()
         if batch:
+            if batch.num_new_sequences and (first := batch.scheduled[0].sequence).is_suspect:
+                announce(first.key)
             launched = self._runner.launch(batch)
             self._scheduler.dispatch(batch)
             self._under_way.append((batch, launched))

@@ -22,9 +22,12 @@ log = logging.getLogger(__name__)
 _ANNOUNCEMENT_S = 0.5
 
 
-def end_process(error: DeviceLostError) -> None:
-    """Die at once: the requests go on elsewhere sooner than if every step of theirs failed here first."""
-    log.critical("the device is lost, this worker ends: %s", error)
+def end_process(error: Exception) -> None:
+    """Die at once: the requests go on elsewhere sooner than if every step of theirs failed here, or none came."""
+    if isinstance(error, DeviceLostError):
+        log.critical("the device is lost, this worker ends: %s", error)
+    else:
+        log.critical("the engine's thread has failed, this worker ends", exc_info=error)
     logging.shutdown()
     os._exit(1)
 
@@ -71,10 +74,10 @@ class EngineHost:
         self,
         load: Callable[[], LoadedModel],
         on_failure: Callable[[Exception], None],
-        on_lost: Callable[[DeviceLostError], None] = end_process,
+        on_lost: Callable[[Exception], None] = end_process,
     ) -> None:
         """`load` is called in a thread, since it takes seconds. `on_failure` hears, in the loop, of failed steps, and
-        `on_lost`, in the engine's thread, of a device that is lost."""
+        `on_lost`, in the engine's thread, that there will be no step any more."""
         self._load = load
         self._on_failure = on_failure
         self._on_lost = on_lost

@@ -23,8 +23,8 @@ class EngineLike(Protocol):
         """Whether a step would do or report anything."""
         ...
 
-    def step(self) -> StepResult:
-        """Run what is due, and say what came of it."""
+    def step(self, announce: Callable[[int], object]) -> StepResult:
+        """Run what is due, and say what came of it. `announce` gets the key of a suspect before its prefill begins."""
         ...
 
     def fail_step(self, error: Exception) -> StepResult:
@@ -82,8 +82,8 @@ class EngineThread:
 
     `on_step` gets every result; `on_refused` the key of a request that `add` refused; `on_failure` the error of a
     step that raised, before `on_step` gets the result that ends its sequences. `on_suspect` gets the key of a suspect
-    whose turn has come; when it returns, the prefill begins that may be this process's end. `on_lost` hears that no
-    step will succeed any more; the thread ends after it.
+    whose turn has come; when it returns, the prefill begins that may be this process's end. `on_lost` hears why there
+    will be no step any more, as the device is lost or a bug was met outside of a step; the thread ends after it.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class EngineThread:
         on_refused: Callable[[int, RequestRefusedError], None],
         on_failure: Callable[[Exception], None],
         on_suspect: Callable[[int], None] = lambda key: None,
-        on_lost: Callable[[DeviceLostError], None] = lambda error: None,
+        on_lost: Callable[[Exception], None] = lambda error: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
@@ -103,7 +103,6 @@ class EngineThread:
         self._on_failure = on_failure
         self._on_suspect = on_suspect
         self._on_lost = on_lost
-        self._unannounced: set[int] = set()  # suspects whose turn has not come
         self._clock = clock
         self._wake = threading.Condition()
         self._commands: list[Command] = []
@@ -150,17 +149,15 @@ class EngineThread:
     def _run(self) -> None:
         try:
             self._serve()
-        except Exception as error:  # noqa: BLE001 - a bug outside of a step: nothing in here can be trusted any more
+        except Exception as error:  # noqa: BLE001 - nothing in here can be trusted any more
             self._step_began = self._clock()
-            self._on_failure(error)
+            self._on_lost(error)
 
     def _serve(self) -> None:
         while not self._is_stopping:
             for command in self._next_commands():
                 self._apply(command)
             if self._engine.has_work and not self._is_stopping:
-                if self._unannounced:
-                    self._announce_suspect()
                 self._on_step(self._timed_step())
 
     def _next_commands(self) -> list[Command]:
@@ -171,21 +168,12 @@ class EngineThread:
             commands, self._commands = self._commands, []
             return commands
 
-    def _announce_suspect(self) -> None:
-        """A suspect begins only from the head of the queue."""
-        head = next(iter(self._engine.waiting()), None)
-        if head is not None and head.key in self._unannounced:
-            self._unannounced.discard(head.key)
-            self._on_suspect(head.key)
-
     def _apply(self, command: Command) -> None:
         match command:
             case Add(request):
                 self._add(request)
             case Abort(key, choice):
                 self._engine.abort(key, choice)
-                if choice is None:
-                    self._unannounced.discard(key)
             case FlushPrefixCache(on_done):
                 on_done(self._engine.flush_prefix_cache())
 
@@ -194,16 +182,12 @@ class EngineThread:
             self._engine.add(request)
         except RequestRefusedError as error:
             self._on_refused(request.key, error)
-        else:
-            if request.is_suspect:
-                self._unannounced.add(request.key)
 
     def _timed_step(self) -> StepResult:
         self._step_began = self._clock()
         try:
-            return self._engine.step()
-        except DeviceLostError as error:
-            self._on_lost(error)
+            return self._engine.step(self._on_suspect)
+        except DeviceLostError:
             raise
         except Exception as error:  # noqa: BLE001 - the one place where a failed step becomes terminal messages
             self._on_failure(error)

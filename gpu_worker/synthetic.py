@@ -68,7 +68,7 @@ class SyntheticEngine:
             self._end(sequence, Finish("abort"))
         return len(doomed)
 
-    def step(self) -> StepResult:
+    def step(self, announce: Callable[[int], object] = lambda key: None) -> StepResult:
         """Wait for the time of the step, then give every running sequence its next token."""
         self._wait_for_turn()
         result = StepResult(StepStats(num_decodes=len(self._running), num_running=len(self._running)))

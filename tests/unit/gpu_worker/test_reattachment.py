@@ -126,8 +126,8 @@ async def test_logprobs_come_again_with_their_tokens(nats_url: str) -> None:
     class Scored(GatedEngine):
         """Gives every token a logprob by its index."""
 
-        def step(self) -> Any:
-            result = super().step()
+        def step(self, *announce: Any) -> Any:
+            result = super().step(*announce)
             for row, first_index in enumerate(result.first_indexes):
                 result.logprobs[row] = (TokenLogprobs(-float(first_index)),)
             return result

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -46,9 +47,9 @@ class GatedEngine(SyntheticEngine):
         super().__init__(SyntheticOptions(vocab_size=1000, context_length=1024))
         self.gate = threading.Semaphore(0)
 
-    def step(self) -> StepResult:
+    def step(self, *announce: Any) -> StepResult:
         assert self.gate.acquire(timeout=10)
-        return super().step()
+        return super().step(*announce)
 
 
 class QueuingEngine(GatedEngine):
@@ -181,11 +182,11 @@ async def test_a_failed_step_fails_its_requests_as_retryable_and_the_next_one_is
     class FailsOnce(SyntheticEngine):
         has_failed = False
 
-        def step(self) -> StepResult:
+        def step(self, *announce: Any) -> StepResult:
             if not self.has_failed:
                 self.has_failed = True
                 raise RuntimeError("the card fell off")
-            return super().step()
+            return super().step(*announce)
 
     async with running_worker(nats_url, FailsOnce(SyntheticOptions(vocab_size=1000, context_length=1024))) as worker:
         await worker.send_job(job(19))
