@@ -9,7 +9,7 @@ from gpu_worker.engine_options import EngineOptions
 from gpu_worker.execution.device_model import DeviceLimits
 from gpu_worker.execution.device_runner import DeviceRunner
 from gpu_worker.execution.graphs import decode_sizes, mixed_sizes
-from gpu_worker.execution.kv_memory import NotEnoughMemoryError, allocate_kv, bytes_per_page, pages_that_fit
+from gpu_worker.execution.kv_memory import NotEnoughMemoryError, allocate_kv, bytes_per_page, kv_bytes, pages_that_fit
 from gpu_worker.kernels.triton_kernels import TritonKernels
 from gpu_worker.models.decoder import Decoder, KvLayer
 from gpu_worker.runner_parts import ModelPlan, load_weights, log_kv_cache
@@ -57,7 +57,7 @@ def _runner(
 def _num_pages(plan: ModelPlan, options: EngineOptions, decoder: Decoder, kernels: TritonKernels) -> int:
     """As many as the device holds beside the weights and what the largest steps need, which a trial finds out."""
     device, page_size = plan.device, options.page_size
-    # Without chunks a step is as long as a prompt can be.
+    # Without chunks a step is as long as one prompt can be.
     is_chunked = options.chunked_prefill_size > 0
     num_trial_tokens = options.chunked_prefill_size if is_chunked else plan.context_length
     kv_layers = allocate_kv(plan.config, -(-num_trial_tokens // page_size), page_size, device, plan.dtype)
@@ -76,7 +76,8 @@ def _num_pages(plan: ModelPlan, options: EngineOptions, decoder: Decoder, kernel
     if options.max_total_tokens is not None:
         return max(1, options.max_total_tokens // page_size)
     free, total = torch.cuda.mem_get_info(device)
-    num_bytes = free - max(num_step_bytes, int(total * (1 - options.mem_fraction)))
+    num_own_bytes = torch.cuda.memory_reserved(device)
+    num_bytes = kv_bytes(free, total, num_own_bytes, num_step_bytes, options.mem_fraction)
     logger.info(
         "Memory pool: avail mem=%.2f GB, a step takes up to %.2f GB, mem_fraction_static=%.3f",
         free / 2**30,
@@ -87,8 +88,9 @@ def _num_pages(plan: ModelPlan, options: EngineOptions, decoder: Decoder, kernel
     if num_bytes < page_bytes:
         raise NotEnoughMemoryError(
             f"--mem-fraction-static {options.mem_fraction} leaves {num_bytes / 2**30:.2f} GB of {total / 2**30:.2f} GB "
-            f"for the KV cache, beside weights of {decoder.num_weight_bytes / 2**30:.2f} GB and steps of "
-            f"{num_step_bytes / 2**30:.2f} GB; raise it, or lower "
+            f"for the KV cache, beside weights of {decoder.num_weight_bytes / 2**30:.2f} GB, steps of "
+            f"{num_step_bytes / 2**30:.2f} GB and what others have of the device ({free / 2**30:.2f} GB are free); "
+            f"raise it, or lower "
             f"--chunked-prefill-size {options.chunked_prefill_size} or "
             f"--max-running-requests {options.max_running_requests}."
         )

@@ -43,7 +43,7 @@ def run_trial(runner: Runner, num_pages: int, page_size: int, max_running_reques
     keys = count(1)
     for sampling in _SAMPLINGS:
         _run(engine, keys, sampling, _long_prompts(num_tokens, limits.context_length, page_size))
-        _run(engine, keys, sampling, [[1] * 3] * num_short)
+        _run(engine, keys, sampling, [[1] * min(3, limits.context_length)] * num_short)
 
 
 def _run(engine: Engine, keys: Iterator[int], sampling: SamplingParams, prompts: list[list[int]]) -> None:
@@ -58,5 +58,5 @@ def _long_prompts(num_tokens: int, context_length: int, page_size: int) -> list[
     if num_tokens <= context_length:
         return [[0] * max(1, num_tokens - _NUM_NEW)]
     # A page less for each, since the scheduler spares one for every sequence that runs.
-    size = context_length // page_size * page_size
+    size = max(context_length // page_size, 1) * page_size
     return [[0] * max(1, size - page_size - _NUM_NEW)] * (num_tokens // size)

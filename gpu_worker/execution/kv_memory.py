@@ -29,10 +29,13 @@ def pages_that_fit(num_bytes: int, config: ModelConfig, page_size: int, dtype: t
     return num_bytes // page_bytes
 
 
-def free_device_bytes(device: torch.device, fraction: float) -> int:
-    """What the KV cache may take on a GPU that should be filled up to `fraction` in all."""
-    free, total = torch.cuda.mem_get_info(device)
-    return int(free - total * (1 - fraction))
+def kv_bytes(free: int, total: int, num_own_bytes: int, num_step_bytes: int, fraction: float) -> int:
+    """What the KV cache may take of a device: up to `fraction` of `total` with what this process has already.
+
+    `free` is what is left on the device, to others as well, who have shares of their own. What a step needs must be
+    left in any case. All in bytes; negative if there is too little.
+    """
+    return min(int(total * fraction) - num_own_bytes, free - num_step_bytes)
 
 
 def allocate_kv(

@@ -22,6 +22,13 @@ def test_the_first_step_fills_the_pages_with_prompts_that_the_model_can_hold(
     assert sum(first) >= 0.75 * 256
 
 
+@pytest.mark.parametrize("context_length", [1, 2, 3, 6, 8, 9])
+def test_a_context_may_be_shorter_than_a_page(context_length: int) -> None:
+    runner = ArithmeticRunner(page_size=8, rule=one)
+    run_trial(runner, num_pages=8, page_size=8, max_running_requests=4, context_length=context_length)
+    assert len(runner.batches) >= 8
+
+
 def test_few_sequences_are_tried_too() -> None:
     runner = ArithmeticRunner(page_size=4, rule=one)
     run_trial(runner, num_pages=64, page_size=4, max_running_requests=2, context_length=1000)

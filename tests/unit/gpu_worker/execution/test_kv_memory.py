@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from gpu_worker.execution.kv_memory import NotEnoughMemoryError, allocate_kv, bytes_per_page, pages_that_fit
+from gpu_worker.execution.kv_memory import (
+    NotEnoughMemoryError,
+    allocate_kv,
+    bytes_per_page,
+    kv_bytes,
+    pages_that_fit,
+)
 from gpu_worker.models.config import ModelConfig, parse_model_config
 
 PAGE_SIZE = 16
@@ -41,3 +47,16 @@ def test_too_little_memory_is_an_error_that_names_both_numbers(config: ModelConf
     page = bytes_per_page(config, PAGE_SIZE, torch.float32)
     with pytest.raises(NotEnoughMemoryError, match=f"at least {page} bytes .* only {page - 1} bytes"):
         pages_that_fit(page - 1, config, PAGE_SIZE, torch.float32)
+
+
+def test_workers_that_share_a_device_have_a_share_each() -> None:
+    total, weights, steps = 100, 15, 5
+    alone = kv_bytes(free=total - weights, total=total, num_own_bytes=weights, num_step_bytes=steps, fraction=0.4)
+    assert alone == 25
+    full = total - (weights + alone) - weights
+    assert kv_bytes(full, total, weights, steps, 0.4) == alone, "beside another one that has its share already"
+
+
+def test_what_a_step_needs_is_left_whatever_the_share() -> None:
+    assert kv_bytes(free=85, total=100, num_own_bytes=15, num_step_bytes=30, fraction=0.9) == 55
+    assert kv_bytes(free=20, total=100, num_own_bytes=15, num_step_bytes=30, fraction=0.9) < 0
