@@ -43,18 +43,25 @@ def build_engine(model_path: Path, options: EngineOptions, clock_ns: Callable[[]
     scheduler = Scheduler(
         residency,
         max_running_requests=options.max_running_requests,
-        max_prefill_tokens=options.chunked_prefill_size if options.chunked_prefill_size > 0 else num_kv_tokens,
+        max_prefill_tokens=_max_prefill_tokens(plan, options, num_kv_tokens),
         has_runs=is_fast,
         clock_ns=clock_ns,
     )
     context_length = plan.context_length
     if num_kv_tokens < context_length:
         logger.warning("The KV cache holds %d tokens: sequences end there, not at %d", num_kv_tokens, context_length)
-    limits = AdmissionLimits(config.vocab_size, min(context_length, num_kv_tokens), num_kv_tokens)
+    limits = AdmissionLimits(config.vocab_size, context_length, num_kv_tokens)
     # What is here now stays: the garbage collector need not look at it again, in the middle of a step.
     gc.collect()
     gc.freeze()
     return Engine(scheduler, runner, residency, limits, config.eos_ids, overlaps=is_fast and options.overlaps)
+
+
+def _max_prefill_tokens(plan: ModelPlan, options: EngineOptions, num_kv_tokens: int) -> int:
+    """Without chunks as much as one prompt can be, which is what a GPU's memory was measured with."""
+    if options.chunked_prefill_size > 0:
+        return options.chunked_prefill_size
+    return min(plan.context_length, num_kv_tokens)
 
 
 def _build_fast_runner(plan: ModelPlan, options: EngineOptions) -> tuple[Runner, int]:

@@ -9,8 +9,8 @@ class EngineOptions:
 
     `dtype` "auto" is the checkpoint's on a GPU and float32 on a CPU. The KV cache holds `max_total_tokens` if given;
     else a GPU is filled up to `mem_fraction`, and a CPU gives `cpu_kv_bytes`, but never more than all running
-    sequences can use. `chunked_prefill_size` -1 puts no limit on the prefill tokens of a step. `num_threads` is
-    for a CPU; None takes half the cores, since the pipeline's other processes need theirs. `has_cuda_graphs`,
+    sequences can use. `chunked_prefill_size` -1 makes a step as long as one prompt can be. `num_threads` is for
+    a CPU; None takes half the cores, since the pipeline's other processes need theirs. `has_cuda_graphs`,
     `cuda_graph_max_bs` (None: `max_running_requests`), `cuda_graph_max_tokens` (of steps with a prefill; 0: none) and
     `overlaps` matter on a GPU alone.
     """

@@ -28,18 +28,19 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
     except (BrokenCheckpointError, UnsupportedModelError, NotEnoughMemoryError) as error:
         raise CheckpointError(str(error)) from error
     limits = engine.limits
+    context_length = min(limits.context_length, limits.num_kv_tokens)  # a sequence cannot be longer than the cache
     log.info(
         "max_total_num_tokens=%d, chunked_prefill_size=%d, max_running_requests=%d, context_len=%d",
         limits.num_kv_tokens,
         settings.chunked_prefill_size,
         settings.max_running_requests,
-        limits.context_length,
+        context_length,
     )
     return LoadedModel(
         engine=engine,
         # Nobody may go on with random weights where others have the real ones.
         fingerprint=checkpoint.fingerprint() + ("-dummy" if options.has_random_weights else ""),
-        context_length=limits.context_length,
+        context_length=context_length,
         page_size=settings.page_size,
         description=_describe(checkpoint, options, settings),
     )

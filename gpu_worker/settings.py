@@ -33,10 +33,10 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_total_tokens: (
         Annotated[int, Meta(ge=1, description="Tokens in the KV cache; from free memory if unset")] | None
     ) = None
-    max_running_requests: Annotated[int, Meta(ge=1, description="Sequences that run at the same time")] = 256
-    chunked_prefill_size: Annotated[int, Meta(description="Prompt tokens per step, at most; -1 turns chunking off")] = (
-        8192
-    )
+    max_running_requests: Annotated[int, Meta(ge=1, le=8192, description="Sequences that run at the same time")] = 256
+    chunked_prefill_size: Annotated[
+        int, Meta(description="Prompt tokens per step, at most; -1 makes that the context length")
+    ] = 8192
     disable_radix_cache: Annotated[bool, Meta(description="Do not reuse the KV cache of equal prefixes")] = False
     disable_cuda_graph: Annotated[
         bool,

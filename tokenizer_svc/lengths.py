@@ -17,6 +17,12 @@ class ContextWindow:
     length: int
     allow_auto_truncate: bool = False
 
+    def within(self, longest: int | None) -> "ContextWindow":
+        """This window, or a shorter one if workers hold no more than `longest` tokens of a sequence."""
+        if longest is None or longest >= self.length:
+            return self
+        return ContextWindow(longest, self.allow_auto_truncate)
+
     def fit_prompt(self, prompt_ids: bytes) -> bytes:
         """The prompt (a u32 column), which must leave room for one token; truncated at its end if that is allowed."""
         num_tokens = count_u32(prompt_ids)

@@ -54,8 +54,10 @@ class ServedModel:
             vocab_size=int(checkpoint.config.get("vocab_size", len(tokenizer))),
         )
 
-    def prepare(self, job: TokenizeJob) -> PreparedPrompt:
+    def prepare(self, job: TokenizeJob, longest: int | None = None) -> PreparedPrompt:
         """Ids and resolved parameters of an attempt; raises `RequestError`.
+
+        `longest` is how many tokens of a sequence the workers hold, if that is known.
 
         A resume carries both already, and neither is checked or changed again.
         """
@@ -68,9 +70,10 @@ class ServedModel:
         prompt_ids = self.encode(job.prompt)
         if not prompt_ids:
             raise invalid("The prompt is empty: it has no tokens.")
-        prompt_ids = self.window.fit_prompt(prompt_ids)
+        window = self.window.within(longest)
+        prompt_ids = window.fit_prompt(prompt_ids)
         is_default = MAX_NEW_TOKENS in job.sampling_from_model
-        sampling = self.window.fit_output(count_u32(prompt_ids), sampling, is_default=is_default)
+        sampling = window.fit_output(count_u32(prompt_ids), sampling, is_default=is_default)
         return PreparedPrompt(prompt_ids, sampling)
 
     def encode(self, prompt: Prompt, *, add_special_tokens: bool = True) -> bytes:

@@ -20,6 +20,7 @@ from tokenizer_svc.metrics import TokenizerMetrics
 from tokenizer_svc.questions import Questions
 from tokenizer_svc.served_model import ServedModel
 from tokenizer_svc.spans import TokenizeSpans, mark_failed, trace_headers
+from tokenizer_svc.workers import longest_sequence
 from wire import subjects
 from wire.bus import Delivery, MessageTooLargeError
 from wire.codec import WIRE_LEVEL
@@ -141,7 +142,8 @@ class TokenizerService:
 
     async def _encode_and_dispatch(self, job: TokenizeJob, headers: dict[str, str], span: Span) -> None:
         with self._metrics.encode_seconds.time():
-            prepared = await self._lanes.run(size_of(job.prompt), functools.partial(self._model.prepare, job))
+            longest = longest_sequence(self._node.members, self._node.instance.served_model_name)
+            prepared = await self._lanes.run(size_of(job.prompt), functools.partial(self._model.prepare, job, longest))
         num_tokens = num_prompt_tokens(prepared)
         span.set_attribute("gen_ai.usage.input_tokens", num_tokens)
         if not job.is_resume:

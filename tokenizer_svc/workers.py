@@ -24,6 +24,13 @@ def choose_worker(
     return worker
 
 
+def longest_sequence(members: MemberTable, served_model_name: str) -> int | None:
+    """How many tokens a sequence can have at every ready worker, so that any of them can go on with it; None if nobody
+    has said."""
+    told = (worker.heartbeat.context_length for worker in members.ready(Stage.WORKER, served_model_name))
+    return min((length for length in told if length), default=None)
+
+
 def _unavailable(served_model_name: str, num_ready: int, num_allowed: int, fingerprint: str) -> RequestError:
     if num_allowed:
         reason = f"none of the {num_allowed} ready workers has the model fingerprint {fingerprint}"

@@ -49,9 +49,11 @@ class AdmissionLimits:
     num_kv_tokens: int
 
     def max_new_tokens(self, num_prompt_tokens: int, sampling: SamplingParams) -> int:
-        """How many tokens a sequence may generate: as asked, but never beyond the context length."""
-        room = max(0, self.context_length - num_prompt_tokens)
-        return room if sampling.max_new_tokens is None else min(sampling.max_new_tokens, room)
+        """How many tokens a sequence may generate: as asked, but never beyond the context length; by default as many as
+        there is room for."""
+        if sampling.max_new_tokens is None:
+            return max(0, min(self.context_length, self.num_kv_tokens) - num_prompt_tokens)
+        return min(sampling.max_new_tokens, max(0, self.context_length - num_prompt_tokens))
 
     def check(self, request: GenerationRequest) -> None:
         """Raises `RequestRefusedError` for what can never be served."""

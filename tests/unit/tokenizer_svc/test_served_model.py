@@ -73,6 +73,15 @@ def test_a_default_limit_is_cut_where_a_chosen_one_is_refused(model: ServedModel
     assert refusal(model, sampling=sampling).code is ErrorCode.CONTEXT_LENGTH
 
 
+def test_what_workers_hold_bounds_a_request_as_the_context_does(model: ServedModel) -> None:
+    asked = job(sampling=SamplingParams(max_new_tokens=None))
+    prepared = model.prepare(asked, longest=20)
+    assert prepared.sampling.max_new_tokens == 20 - count_u32(prepared.prompt_ids)
+    assert model.prepare(asked, longest=500) == model.prepare(asked)
+    with pytest.raises(RequestError, match="maximum context length of 20 tokens"):
+        model.prepare(job(sampling=SamplingParams(max_new_tokens=19)), longest=20)
+
+
 def test_a_too_long_prompt_is_refused_or_truncated(model: ServedModel, model_folder: Path) -> None:
     assert refusal(model, prompt="x " * 100).code is ErrorCode.CONTEXT_LENGTH
     settings = TokenizerSettings(model_path=str(model_folder), allow_auto_truncate=True)

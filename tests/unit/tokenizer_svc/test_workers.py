@@ -4,7 +4,7 @@ import pytest
 
 from tests.unit.tokenizer_svc.jobs import MODEL_NAME, heartbeat
 from tokenizer_svc.errors import RequestError
-from tokenizer_svc.workers import choose_worker
+from tokenizer_svc.workers import choose_worker, longest_sequence
 from wire.messages import ErrorCode, Heartbeat, InstanceState, Stage
 from wire.presence import MemberTable
 
@@ -72,3 +72,9 @@ def test_the_refusal_says_that_all_are_excluded() -> None:
 def test_the_refusal_names_the_fingerprint() -> None:
     table = members(worker("worker-1", model_fingerprint="a"))
     assert "none of the 1 ready workers has the model fingerprint b" in reason(table, fingerprint="b")
+
+
+def test_a_sequence_may_be_as_long_as_the_smallest_worker_holds() -> None:
+    told = members(worker("worker-1", context_length=900), worker("worker-2", context_length=700), worker("worker-3"))
+    assert longest_sequence(told, MODEL_NAME) == 700
+    assert longest_sequence(members(worker("worker-1")), MODEL_NAME) is None

@@ -47,7 +47,12 @@ def test_ids_outside_the_vocabulary_are_refused_wherever_they_are() -> None:
 
 def test_new_tokens_never_pass_the_context_length() -> None:
     assert LIMITS.max_new_tokens(15, request([1], max_new_tokens=9).sampling) == 5
-    assert LIMITS.max_new_tokens(15, request([1], max_new_tokens=None).sampling) == 5
+
+
+def test_who_asks_for_no_limit_gets_what_there_is_room_for() -> None:
+    asked = request([1] * 12, max_new_tokens=None)
+    LIMITS.check(asked)
+    assert LIMITS.max_new_tokens(12, asked.sampling) == 4
     assert LIMITS.max_new_tokens(15, request([1], max_new_tokens=3).sampling) == 3
 
 
