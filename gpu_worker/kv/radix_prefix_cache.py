@@ -6,6 +6,7 @@ cached page to keep it so). Therefore every cached page that nobody holds can be
 
 import heapq
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from gpu_worker.kv.page_pool import PagePool
@@ -86,11 +87,12 @@ class RadixPrefixCache:
     def clear(self) -> int:
         return self.evict(self._pool.num_pages)
 
-    def _page_keys(self, token_ids: "array[int]", max_tokens: int) -> list[bytes]:
+    def _page_keys(self, token_ids: "array[int]", max_tokens: int) -> Iterator[bytes]:
+        """One by one, since a search ends at the first that is not there."""
         size = self._pool.page_size
         num_pages = min(max_tokens, len(token_ids)) // size
         data, width = token_ids[: num_pages * size].tobytes(), size * token_ids.itemsize
-        return [data[start : start + width] for start in range(0, len(data), width)]
+        return (data[start : start + width] for start in range(0, len(data), width))
 
     def _add(self, parent: _Node, key: bytes, page_id: int) -> _Node:
         self._pool.mark_cached(page_id)

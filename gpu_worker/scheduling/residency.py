@@ -19,11 +19,18 @@ class Residency:
         self.cache = cache
         self._free_rows = list(range(num_rows - 1, -1, -1))
 
+    @property
+    def num_free_rows(self) -> int:
+        """How many more sequences can enter, as far as rows are concerned."""
+        return len(self._free_rows)
+
     def enter(self, sequence: Sequence, num_spare_pages: int) -> bool:
         """Give a sequence pages for all its tokens, cached ones first; false if that leaves too few spare pages.
 
         At least one token stays to be computed, since its logits are needed.
         """
+        if self._num_available <= num_spare_pages:  # whoever waits for a page asks in every step, with its whole prompt
+            return False
         cached = self.cache.match(sequence.token_ids, sequence.num_tokens - 1)
         self.cache.lock(cached)
         num_new = self._num_pages(sequence.num_tokens) - len(cached)
@@ -62,11 +69,15 @@ class Residency:
         self._free_rows.append(sequence.table_row)
         sequence.table_row = -1
 
+    @property
+    def _num_available(self) -> int:
+        return self.pool.num_free + self.cache.num_evictable
+
     def _num_pages(self, num_tokens: int) -> int:
         return -(-num_tokens // self.pool.page_size)
 
     def _make_room(self, num_pages: int, num_spare_pages: int) -> bool:
-        if self.pool.num_free + self.cache.num_evictable < num_pages + num_spare_pages:
+        if self._num_available < num_pages + num_spare_pages:
             return False
         self.cache.evict(num_pages - self.pool.num_free)
         return True

@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import count
+from typing import Literal
 
 from gpu_worker.engine import Engine
 from gpu_worker.kv.no_prefix_cache import NoPrefixCache
@@ -29,17 +30,22 @@ def next_token(sequence: Sequence) -> int:
 class ArithmeticRunner:
     """Stands in for the model. Checks what a model would rely on, and remembers the batches.
 
-    Like a device it knows the tokens that it has sampled before the scheduler does, and goes on from them.
+    Like a device it knows the tokens that it has sampled before the scheduler does, and goes on from them. With
+    `fails_at` the next step fails, when it is launched or when its tokens are read.
     """
 
     page_size: int
     rule: Callable[[Sequence], int] = next_token
+    fails_at: Literal["launch", "result"] | None = None
     batches: list[list[tuple[int, int]]] = field(default_factory=list)
     _tokens: dict[int, "array[int]"] = field(default_factory=dict)
     _computed: dict[int, int] = field(default_factory=dict)
     _tables: dict[int, tuple[Sequence, list[int]]] = field(default_factory=dict)
 
     def launch(self, batch: Batch) -> "Sampled":
+        fails_at, self.fails_at = self.fails_at, None
+        if fails_at == "launch":
+            raise ArithmeticError("cannot begin")
         if batch.run is not None:
             assert self.batches, "there is a batch to repeat"
             assert [s.sequence.sequence_id for s in batch.scheduled] == [id_ for id_, _ in self.batches[-1]]
@@ -49,7 +55,8 @@ class ArithmeticRunner:
             assert len(batch.scheduled) == 1, "a suspect has company"
         rows = [s.sequence.table_row for s in batch.scheduled]
         assert len(set(rows)) == len(rows), "two sequences share a table row"
-        return Sampled([self._run(scheduled, batch) for scheduled in batch.scheduled], self.rule)
+        devices = [self._run(scheduled, batch) for scheduled in batch.scheduled]
+        return Sampled(devices, self.rule, is_lost=fails_at == "result")
 
     def _run(self, scheduled: ScheduledSequence, batch: Batch) -> "_Device":
         sequence, id_ = scheduled.sequence, scheduled.sequence.sequence_id
@@ -89,7 +96,8 @@ class _Device:
 class Sampled:
     """A step under way: its tokens are sampled at once, as a view of the sequence that knows them all."""
 
-    def __init__(self, devices: list[_Device], rule: Callable[[Sequence], int]) -> None:
+    def __init__(self, devices: list[_Device], rule: Callable[[Sequence], int], *, is_lost: bool = False) -> None:
+        self._is_lost = is_lost
         self._token_ids = []
         for device in devices:
             if device.end is not None:
@@ -98,6 +106,8 @@ class Sampled:
                 device.known.append(self._token_ids[-1])
 
     def result(self) -> SampledTokens:
+        if self._is_lost:
+            raise ArithmeticError("the tokens are lost")
         return SampledTokens(self._token_ids)
 
 
@@ -107,6 +117,7 @@ class Rig:
 
     engine: Engine
     pool: PagePool
+    residency: Residency
     cache: RadixPrefixCache | NoPrefixCache
     runner: ArithmeticRunner
     scheduler: Scheduler
@@ -140,7 +151,7 @@ def make_rig(
     runner = ArithmeticRunner(page_size, rule)
     limits = AdmissionLimits(VOCAB_SIZE, context_length, num_pages * page_size)
     engine = Engine(scheduler, runner, residency, limits, frozenset({EOS}), overlaps=overlaps)
-    return Rig(engine, pool, cache, runner, scheduler)
+    return Rig(engine, pool, residency, cache, runner, scheduler)
 
 
 _sequence_ids = count(1)

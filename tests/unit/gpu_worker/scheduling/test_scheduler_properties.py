@@ -1,4 +1,4 @@
-"""Whatever arrives, aborts, resumes and preempts in whatever order: no page leaks, everybody finishes once.
+"""Whatever arrives, aborts, resumes, preempts and fails in whatever order: nothing leaks, everybody finishes once.
 
 That a suspect never has company is what the runner checks in every batch.
 """
@@ -25,7 +25,8 @@ _arrival = st.tuples(
 )
 _step = st.tuples(st.just("step"), st.integers(1, 4))
 _abort = st.tuples(st.just("abort"), st.integers(0, 20), st.none() | st.integers(0, 2))
-_operations = st.lists(_arrival | _step | _abort | st.just(("flush",)), min_size=4, max_size=24)
+_failure = st.tuples(st.just("fail"), st.sampled_from(("launch", "result")))
+_operations = st.lists(_arrival | _step | _abort | _failure | st.just(("flush",)), min_size=4, max_size=24)
 _rigs = st.fixed_dictionaries(
     {
         "num_pages": st.integers(5, 10),
@@ -79,12 +80,19 @@ class World:
                 if self.keys:
                     key = self.keys[index % len(self.keys)]
                     self.rig.engine.abort(key, choice if isinstance(choice, int) else None)
+            case ("fail", "launch" | "result" as moment):
+                self.rig.runner.fails_at = moment
+                self.step()
             case ("flush",):
                 self.rig.engine.flush_prefix_cache()
         self.check()
 
     def step(self) -> None:
-        self.collector.take(self.rig.engine.step())
+        try:
+            result = self.rig.engine.step()
+        except ArithmeticError as error:
+            result = self.rig.engine.fail_step(error)
+        self.collector.take(result)
 
     def check(self) -> None:
         """The books of the page pool agree with the page tables of the sequences."""
@@ -109,7 +117,7 @@ class World:
 
 @settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rig_options=_rigs, operations=_operations)
-def test_any_interleaving_leaks_no_page_and_finishes_everybody_once(
+def test_any_interleaving_leaks_nothing_and_finishes_everybody_once(
     rig_options: dict[str, int], operations: list[tuple[object, ...]]
 ) -> None:
     world = World(make_rig(context_length=24, **rig_options))  # type: ignore[arg-type]
@@ -119,6 +127,7 @@ def test_any_interleaving_leaks_no_page_and_finishes_everybody_once(
     reported = {id_ for id_, outcome in world.collector.outcomes.items() if outcome.finish is not None}
     assert reported == {sequence.sequence_id for sequence in world.sequences}
     assert world.rig.pool.num_used == 0
+    assert world.rig.residency.num_free_rows == rig_options["max_running_requests"]
     assert world.rig.engine.flush_prefix_cache()
     assert world.rig.pool.num_free == world.rig.pool.num_pages
 
