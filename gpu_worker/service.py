@@ -14,7 +14,7 @@ from gpu_worker.engine_host import EngineHost
 from gpu_worker.engine_requests import generation_request, given_sequences, new_sequences
 from gpu_worker.engine_thread import Abort as AbortCommand
 from gpu_worker.engine_thread import Add
-from gpu_worker.held_requests import HeldRequests
+from gpu_worker.held_requests import HeldRequest, HeldRequests
 from gpu_worker.hop_spans import HopSpans
 from gpu_worker.outbox import Outbox
 from gpu_worker.questions import Questions
@@ -257,7 +257,7 @@ class WorkerService:
             if stream.choice not in wanted:
                 self._abort(message.new_key, stream.choice)
         self._outbox.rows_are_due()
-        await self._outbox.send_receipt(request, self._queue_positions().get(request.engine_key))
+        await self._outbox.send_receipt(request, self._queue_position(request))
 
     async def _release_all(self) -> None:
         await self._outbox.send_rows()
@@ -272,6 +272,13 @@ class WorkerService:
     def _note_idle(self) -> None:
         if len(self._held) == 0:
             self._is_idle.set()
+
+    def _queue_position(self, request: HeldRequest) -> int | None:
+        """Without a look at the queue for what runs, as after an outage hundreds are re-attached at once."""
+        if any(stream.sequence is not None for stream in request.streams.values()):
+            return None
+        waiting = enumerate(self._host.engine.waiting())
+        return next((position for position, sequence in waiting if sequence.key == request.engine_key), None)
 
     def _queue_positions(self) -> dict[int, int]:
         return {sequence.key: position for position, sequence in reversed(list(enumerate(self._host.engine.waiting())))}
