@@ -10,6 +10,8 @@ from wire.sampling import SamplingParams
 
 MAX_CHOICES = 128
 _MAX_STOPS = 32
+_MAX_IDS = 4096
+"""Of `logit_bias` and of `stop_token_ids`: a worker's device has as much room for all as who has most of them needs."""
 _GREEDY_BELOW = 1e-6
 _MAX_TOP_K = 2**30
 _MAX_TOKENS = 2**31
@@ -162,7 +164,13 @@ def _stops(given: str | list[str] | None) -> tuple[str, ...]:
     return tuple(stop for stop in stops if stop)
 
 
+def _check_num_ids(param: str, num_ids: int) -> None:
+    if num_ids > _MAX_IDS:
+        raise bad_request(f"{param} must have at most {_MAX_IDS} ids, got {num_ids}.", param=param)
+
+
 def _stop_token_ids(given: list[int | None]) -> tuple[int, ...]:
+    _check_num_ids("stop_token_ids", len(given))
     ids = tuple(token_id for token_id in given if token_id is not None)
     if wrong := next((token_id for token_id in ids if not 0 <= token_id < 2**32), None):
         raise bad_request(f"stop_token_ids must be token ids, got {wrong}.", param="stop_token_ids")
@@ -170,6 +178,7 @@ def _stop_token_ids(given: list[int | None]) -> tuple[int, ...]:
 
 
 def _logit_bias(given: dict[str, float]) -> dict[int, float]:
+    _check_num_ids("logit_bias", len(given))
     bias = {}
     for name, value in given.items():
         if not (name.isascii() and name.isdecimal()) or len(name) > _ID_DIGITS or int(name) >= 2**32:

@@ -23,9 +23,13 @@ class WorkerMetrics:
         self.refused = Counter("millrace_worker_refused", "Jobs that the engine can never serve", registry=registry)
         self.failed_steps = Counter("millrace_worker_failed_steps", "Engine steps that raised", registry=registry)
         self.steps = Counter("millrace_worker_steps", "Engine steps", registry=registry)
-        self.prefill_tokens = Counter("millrace_worker_prefill_tokens", "Prompt tokens computed", registry=registry)
+        self.prefill_tokens = Counter(
+            "millrace_worker_prefill_tokens",
+            "Tokens prefilled; after a preemption or a resume those of the output so far too",
+            registry=registry,
+        )
         self.cached_tokens = Counter(
-            "millrace_worker_cached_tokens", "Prompt tokens taken from the prefix cache", registry=registry
+            "millrace_worker_cached_tokens", "Tokens to prefill that the prefix cache had", registry=registry
         )
         self.output_tokens = Counter("millrace_worker_output_tokens", "Tokens sampled", registry=registry)
         self.preemptions = Counter(

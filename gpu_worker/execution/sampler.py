@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpu_worker.execution.sampling_needs import has_filters
 from gpu_worker.kernels.torch_ops.sampling import filtered_sample, penalise_, sample, top_logprobs
 from gpu_worker.scheduling.batch import SampledTokens, TokenLogprobs
 from gpu_worker.scheduling.finish import masked_ids
 from gpu_worker.scheduling.sequence import Sequence, has_penalties, is_greedy
-from wire.sampling import SamplingParams
 
 _MASK64 = (1 << 64) - 1
 
@@ -74,7 +74,7 @@ def _adjust_(logits: Tensor, row: int, sequence: Sequence) -> None:
 def _choose(logits: Tensor, sequences: List[Sequence]) -> Tensor:
     groups: dict[Callable[[Tensor, List[Sequence]], Tensor], list[int]] = {}
     for row, sequence in enumerate(sequences):
-        groups.setdefault(_method(sequence.sampling), []).append(row)
+        groups.setdefault(_method(sequence), []).append(row)
     token_ids = torch.empty(len(sequences), dtype=torch.int64, device=logits.device)
     for method, rows in groups.items():
         places = torch.tensor(rows, device=logits.device)
@@ -82,10 +82,10 @@ def _choose(logits: Tensor, sequences: List[Sequence]) -> Tensor:
     return token_ids
 
 
-def _method(params: SamplingParams) -> Callable[[Tensor, List[Sequence]], Tensor]:
-    if is_greedy(params):
+def _method(sequence: Sequence) -> Callable[[Tensor, List[Sequence]], Tensor]:
+    if is_greedy(sequence.sampling):
         return _greedy
-    if params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0:
+    if has_filters(sequence):
         return _filtered
     return _unfiltered
 

@@ -36,7 +36,7 @@ class _Entry:
 
 
 class SamplingTables:
-    """Tables of `max_rows` rows. A sequence has a row from `enter` to `leave`, and nobody else has it between them.
+    """Tables of `max_rows` rows. A sequence has a row from `enter` until the next one enters there.
 
     Rows of a step beyond its sequences may name any row of its own that no sequence has, such as a spare one.
     """
@@ -63,10 +63,6 @@ class SamplingTables:
             _edit_words(sequence, self._vocab_size),
             _count_words(sequence) if has_penalties(sequence.sampling) else None,
         )
-
-    def leave(self, row: int) -> None:
-        """The row is free. Steps that were launched before still find what they need."""
-        self._entering.pop(row, None)
 
     @torch.inference_mode()
     def flush(self) -> None:
@@ -95,6 +91,8 @@ class SamplingTables:
         self._parameters.index_copy_(0, on_device[0].long(), on_device[1].view(len(rows), -1))
         if edited and self._edits is not None:
             self._edits.index_copy_(0, on_device[2].long(), on_device[3].view(len(edited), 3, max_edits))
+        # Only now, should memory have run out before: a row that is not cleared must be known as one that has edits.
+        self._edited_rows -= {row for row, entry in entering.items() if not entry.edits.size}
         if counted:
             self._set_counts(*on_device[4:])
 
@@ -136,7 +134,7 @@ class SamplingTables:
         """Rows that have edits now or had them before; makes room for the longest."""
         edited = {row for row, entry in entering.items() if entry.edits.size}
         to_write = [row for row in entering if row in edited or row in self._edited_rows]
-        self._edited_rows = (self._edited_rows - set(entering)) | edited
+        self._edited_rows |= edited
         longest = max((entry.edits.shape[1] for entry in entering.values()), default=0)
         width = 0 if self._edits is None else self._edits.shape[2]
         if longest > width:

@@ -53,6 +53,11 @@ def test_bias_has_integer_keys() -> None:
         (NativeSampling(min_new_tokens=-1), "min_new_tokens must be in [0, max_new_tokens(128)], got -1."),
         (NativeSampling(logit_bias={"-1": 1.0}), "logit_bias must has keys in [0, V-1], got -1."),
         (NativeSampling(stop_token_ids=[-3]), "stop_token_ids must be token ids, got -3."),
+        (
+            NativeSampling(logit_bias=dict.fromkeys(map(str, range(4097)), 1.0)),
+            "logit_bias must have at most 4096 ids, got 4097.",
+        ),
+        (NativeSampling(stop_token_ids=[1] * 4097), "stop_token_ids must have at most 4096 ids, got 4097."),
         (NativeSampling(n=129), "n must be at most 128, got 129."),
     ],
 )

@@ -113,25 +113,32 @@ def test_a_row_keeps_nothing_of_who_left_it() -> None:
     first = sequence(**penalised, logit_bias={3: 40.0})
     rig.enter(4, first)
     assert rig.sample(logits, [first]) == [3]
-    rig.tables.leave(4)
     for options in ({}, {"temperature": 1.0, "seed": 3}, {"frequency_penalty": 0.1}, {"logit_bias": {9: 50.0}}):
         following = sequence(**options)
         rig.enter(4, following)
         # Company with every need must not bring back what the row had.
         needs = Needs.EDITS | Needs.PENALTIES | needs_of([following])
         assert rig.sample(logits, [following], needs) == sample_tokens(logits, [following]).token_ids
-        rig.tables.leave(4)
 
 
-def test_a_row_left_before_it_was_written_is_not_written() -> None:
+def test_a_row_that_could_not_be_cleared_is_cleared_later(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig()
-    staying, leaving = sequence(), sequence(logit_bias={3: 40.0})
-    rig.enter(1, staying)
-    rig.tables.flush()
-    rig.enter(2, leaving)
-    rig.tables.leave(2)
     logits = logits_of(1)
-    assert rig.sample(logits, [staying], Needs.EDITS) == logits.argmax(dim=-1).tolist()
+    rig.enter(4, first := sequence(logit_bias={3: 40.0}))
+    assert rig.sample(logits, [first]) == [3]
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    rig.enter(4, sequence())
+    rig.enter(5, sequence(logit_bias=dict.fromkeys(range(20), 1.0)))
+    with monkeypatch.context() as short_of_memory:
+        short_of_memory.setattr(torch, "full", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            rig.tables.flush()
+
+    rig.enter(4, following := sequence())
+    assert rig.sample(logits, [following], Needs.EDITS) == logits.argmax(dim=-1).tolist()
 
 
 def test_a_sequence_that_comes_back_has_its_counts() -> None:
@@ -143,7 +150,6 @@ def test_a_sequence_that_comes_back_has_its_counts() -> None:
         expected = sample_tokens(logits, [preempted]).token_ids
         assert rig.sample(logits, [preempted]) == expected
         preempted.token_ids.extend(expected)
-        rig.tables.leave(rig.rows[preempted.sequence_id])
         rig.enter(row, preempted)
 
 
