@@ -37,6 +37,17 @@ class Fault:
         """Whether every worker keeps its sequences, so that no prompt has to be computed again."""
         return self.action is Action.RESTART_BROKER or self.stage is Stage.DETOKENIZER
 
+    @property
+    def is_absence(self) -> bool:
+        """Whether nobody can go on before it is over: the broker's, or that of a gateway for its own streams."""
+        is_away = self.action in (Action.PAUSE, Action.FREEZE, Action.CUT)
+        return self.action is Action.RESTART_BROKER or (self.stage is Stage.GATEWAY and is_away)
+
+    @property
+    def ends_with_its_streams(self) -> bool:
+        """Whether it takes as long as what the victim has to do, and pauses nobody: a gateway hands nothing over."""
+        return self.action is Action.DRAIN and self.stage is Stage.GATEWAY
+
     def strike(self, fleet: Fleet, victim: StageInstance | None) -> None:
         """Does it, now."""
         if victim is None:

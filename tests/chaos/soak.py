@@ -149,16 +149,17 @@ class Soak:
         fault.strike(self._fleet, victim)
         if fault.stage is not None and fault.action in (Action.KILL, Action.DRAIN):
             self._replacing[fault.stage] = asyncio.create_task(self._replace(fault, fault.stage, victim))
-        if fault.action is not Action.DRAIN:
+        if not fault.ends_with_its_streams:
             await fault.mend(self._fleet, victim, until_known=not self._is_rapid)
+        mended_at = time.monotonic()
         if not fault.leaves_workers:
-            self._mended_at = time.monotonic()
+            self._mended_at = mended_at
         if victim is not None and fault.stage is Stage.GATEWAY:
             self._judge.note_mended(victim.instance_id)
-        await self._until(lambda: all(_goes_on_since(struck_at + _QUIET_S, stream) for stream in hit))
-        for stream in hit:
-            if (pause := _pause_since(struck_at, stream)) >= _HIT_S:
-                self.report.pauses[fault.name].append(pause)
+        heard_from = mended_at if fault.action is Action.DRAIN else struck_at + _QUIET_S  # it hands over as it leaves
+        await self._until(lambda: all(_goes_on_since(heard_from, stream) for stream in hit))
+        pauses = [pause for stream in hit if (pause := _pause_since(struck_at, stream)) >= _HIT_S]
+        self.report.note_pauses(fault.name, pauses, mended_at - struck_at if fault.is_absence else 0.0)
 
     async def _replace(self, fault: Fault, stage: Stage, victim: StageInstance | None) -> None:
         if fault.action is Action.DRAIN:

@@ -153,6 +153,13 @@ def test_whatever_was_prefilled_twice_is_told_with_what_was_attempted() -> None:
     assert "fault 1, kill detokenizer: 53 tokens, attempts: 2 silent resume" in report.text()
 
 
+def test_what_a_pause_is_beyond_an_absence_is_told_apart() -> None:
+    report = report_of()
+    report.note_pauses("restart the broker", [1.5, 1.25], absence_s=1.0)
+    (line,) = (line for line in report.text().splitlines() if line.startswith("restart the broker"))
+    assert line.split()[-5:] == ["1.25", "1.50", "1.50", "0.50", "0"]
+
+
 def test_percentiles_are_measured_values() -> None:
     values = [float(value) for value in range(1, 101)]
     assert [percentile(values, share) for share in (0.5, 0.99, 1.0)] == [50, 99, 100]
