@@ -28,10 +28,21 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="dummy gives random weights, to measure without a checkpoint"),
     ] = "auto"
     mem_fraction_static: Annotated[
-        float, Meta(gt=0, lt=1, description="Share of device memory for weights and KV cache")
+        float,
+        Meta(
+            gt=0, lt=1, description="Share of a GPU's memory for weights and KV cache; not for a CPU, nor for float64"
+        ),
     ] = 0.87
     max_total_tokens: (
-        Annotated[int, Meta(ge=1, description="Tokens in the KV cache; from free memory if unset")] | None
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                description="Tokens in the KV cache; if unset, what mem_fraction_static leaves on a GPU, or 1 GiB on a "
+                "CPU and for float64",
+            ),
+        ]
+        | None
     ) = None
     max_running_requests: Annotated[int, Meta(ge=1, le=8192, description="Sequences that run at the same time")] = 256
     chunked_prefill_size: Annotated[

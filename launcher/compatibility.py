@@ -36,19 +36,20 @@ class ForeignFlag:
 
 _ONE_GPU = "a worker runs on one GPU; --workers adds workers"
 _FIXED_KERNELS = "there is one set of kernels"
-_OWN_LOGS = "requests are not logged one by one; --trace-console, traces and metrics show them"
+_OWN_LOGS = "prompts and answers are never logged; --trace-console, traces and metrics show the way of a request"
 
 FOREIGN_FLAGS = (
     ForeignFlag("--trust-remote-code", "code that comes with a model is never run", 0),
     ForeignFlag("--attention-backend --prefill-attention-backend --decode-attention-backend", _FIXED_KERNELS),
     ForeignFlag("--sampling-backend --mm-attention-backend", _FIXED_KERNELS),
-    ForeignFlag("--random-seed --seed", "every request has a seed of its own: `seed` in its body"),
+    ForeignFlag("--random-seed --seed", "every request has a seed of its own: `seed`, on /generate `sampling_seed`"),
     ForeignFlag("--schedule-policy", "the order is first come, first served"),
     ForeignFlag("--schedule-conservativeness", "the scheduler preempts instead of guessing"),
     ForeignFlag("--max-prefill-tokens", "the budget of a step is --chunked-prefill-size"),
     ForeignFlag("--enable-mixed-chunk", "a step mixes prefill and decode anyway", 0),
     ForeignFlag("--enable-torch-compile", _FIXED_KERNELS, 0),
-    ForeignFlag("--cuda-graph-bs --torch-compile-max-bs", _FIXED_KERNELS, "+"),
+    ForeignFlag("--torch-compile-max-bs", _FIXED_KERNELS),
+    ForeignFlag("--cuda-graph-bs", "the sizes are chosen, up to --cuda-graph-max-bs", "+"),
     ForeignFlag("--watchdog-timeout", "see --step-timeout"),
     ForeignFlag("--skip-server-warmup", "the worker is ready once it says so", 0),
     ForeignFlag("--log-requests --enable-log-requests", _OWN_LOGS, 0),
@@ -69,7 +70,7 @@ FOREIGN_FLAGS = (
     ForeignFlag("--speculative-algorithm --speculative-config", "there is no speculative decoding", harmless=()),
     ForeignFlag("--tool-call-parser --reasoning-parser", "answers are not parsed", harmless=()),
     ForeignFlag("--enable-auto-tool-choice", "answers are not parsed", 0, harmless=()),
-    ForeignFlag("--admin-api-key", "there is one key, --api-key", harmless=()),
+    ForeignFlag("--admin-api-key", "every key may do everything: --api-key, --api-key-file", harmless=()),
     ForeignFlag("--ssl-keyfile --ssl-certfile", "put a proxy that ends TLS in front", harmless=()),
     ForeignFlag("--is-embedding --enable-multimodal --skip-tokenizer-init", "text generation only", 0, harmless=()),
     ForeignFlag("--enable-deterministic-inference", "kernels are not batch-invariant", 0, harmless=()),

@@ -27,7 +27,7 @@ _LEAVE_S = 5.0
 
 @dataclass(slots=True, eq=False)
 class Instance:
-    """Who this process is. `epoch` rises when it fences itself; `state` changes by `serve` alone."""
+    """Who this process is. `epoch` is as in `Peer`; `state` changes by `serve` alone."""
 
     stage: Stage
     served_model_name: str

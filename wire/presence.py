@@ -89,7 +89,7 @@ class MemberTable:
         has_new_epoch = heartbeat.peer.epoch != member.heartbeat.peer.epoch
         if has_new_epoch:
             for listener in self.on_lost:
-                listener(member, "fenced itself")
+                listener(member, "new epoch")
         member.heartbeat = heartbeat
         member.heard_at = self._clock()
         member.num_recent_sends = 0
@@ -147,7 +147,7 @@ class MemberTable:
         return sorted(
             (
                 member
-                for member in self._members.values()
+                for member in tuple(self._members.values())  # a metrics page asks from a thread of its own
                 if member.heartbeat.stage is stage and served_model_name in (None, member.heartbeat.served_model_name)
             ),
             key=lambda member: member.instance_id,

@@ -28,7 +28,10 @@ S = TypeVar("S", bound=msgspec.Struct)
 class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What every stage has: how to reach the broker, how to be seen, how to leave."""
 
-    nats_url: Annotated[str, Meta(description="NATS server, or several separated by commas")] = "nats://127.0.0.1:4222"
+    nats_url: Annotated[
+        str,
+        Meta(description="NATS server, or several separated by commas; `millrace serve` starts its own if unset"),
+    ] = "nats://127.0.0.1:4222"
     nats_user: Annotated[str, Meta(description="User name at the NATS server")] = ""
     nats_password: Annotated[str, Meta(description="Password at the NATS server", extra={"secret": True})] = ""
     nats_password_file: Annotated[str, Meta(description="File whose first line is the password")] = ""

@@ -1,5 +1,6 @@
 """The soak runs, and its judge sees what is wrong."""
 
+import argparse
 import asyncio
 import math
 import os
@@ -16,7 +17,7 @@ from tests.chaos.faults import Action
 from tests.chaos.fleet import Fleet
 from tests.chaos.gate import Gate
 from tests.chaos.judge import Judge
-from tests.chaos.soak import soak
+from tests.chaos.soak import FAULTS, faults_called, soak
 from tests.chaos.soak_report import SoakReport, percentile
 
 ANSWER = "Bonn. "
@@ -40,6 +41,21 @@ async def test_an_interrupted_soak_reads_its_streams_to_their_ends(fleet: Fleet)
     report = await soaking
     assert report.faults.total() == 1
     assert report.is_flawless, report.text()
+
+
+def test_faults_are_asked_for_by_whole_words_of_their_names() -> None:
+    asked = faults_called("kill tokenizer,restart")
+    assert [fault.name for fault in asked] == ["kill tokenizer", "restart the broker"]
+    assert [fault.name for fault in faults_called("cut the link of worker")] == ["cut the link of worker"]
+    assert len(faults_called("tokenizer")) == len(faults_called("detokenizer")) == 5
+    assert faults_called("kill,pause,freeze,cut,drain,broker") == FAULTS
+
+
+@pytest.mark.parametrize("name", ["stop", "kill,SIGTERM", "kill broker", "kill,", ""])
+def test_a_name_of_no_fault_is_refused_with_the_words_that_there_are(name: str) -> None:
+    words = "broker, cut, detokenizer, drain, freeze, gateway, kill, link, of, pause, restart, the, tokenizer, worker"
+    with pytest.raises(argparse.ArgumentTypeError, match=f"words are {words}"):
+        faults_called(name)
 
 
 async def test_a_gate_that_closes_again_at_once_lets_nobody_pass() -> None:

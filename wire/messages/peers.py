@@ -31,7 +31,10 @@ class InstanceState(enum.StrEnum):
 
 
 class Peer(msgspec.Struct, frozen=True, array_like=True):
-    """One life of one process. `instance_id` is random per process start; `epoch` rises when it fenced itself."""
+    """One life of one process. `instance_id` is random per process start.
+
+    `epoch` is 1: nobody raises it, and whoever reads it honours it (docs/decisions/keys-are-the-fence.md).
+    """
 
     instance_id: Annotated[str, msgspec.Meta(pattern=INSTANCE_ID)]
     epoch: int

@@ -117,7 +117,7 @@ def test_a_new_epoch_is_a_loss_and_a_new_member() -> None:
     observed = Observed()
     observed.table.hear(heartbeat(epoch=1))
     observed.table.hear(heartbeat(epoch=2))
-    assert observed.lost == [("worker-1", "fenced itself")]
+    assert observed.lost == [("worker-1", "new epoch")]
     assert observed.joined == ["worker-1", "worker-1"]
     assert observed.table.is_current(Peer("worker-1", 2))
     assert not observed.table.is_current(Peer("worker-1", 1))
