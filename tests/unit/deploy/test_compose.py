@@ -24,6 +24,16 @@ SETTINGS: dict[str, type[msgspec.Struct]] = {
     "gpu-worker": WorkerSettings,
     "detokenizer": DetokenizerSettings,
 }
+NOT_PASSED_ON = {
+    "listen_fd": "the launcher's",
+    "exit_on_stdin_eof": "the launcher's",
+    "nats_password": "a stage has its password from a file",
+    "nats_nkey_seed_file": "the broker of compose.yaml has users with passwords",
+    "nats_credentials_file": "the broker of compose.yaml has users with passwords",
+    "nats_tls_ca_file": "the network of the broker is the containers' own",
+    "nats_tls_cert_file": "the network of the broker is the containers' own",
+    "nats_tls_key_file": "the network of the broker is the containers' own",
+}
 ONCE = "passwords"
 OURS = {name: service for name, service in SERVICES.items() if "profiles" not in service}
 
@@ -36,14 +46,24 @@ def image_environment(target: str) -> dict[str, str]:
     return dict(re.findall(rf"({ENV_PREFIX}\w+)=(\S+)", "\n".join(relevant)))
 
 
+def given_to(stage: str) -> dict[str, Any]:
+    return {**image_environment(stage), **SERVICES[stage]["environment"]}
+
+
 def refuse(message: str) -> None:
     pytest.fail(message)
 
 
 @pytest.mark.parametrize("stage", SETTINGS)
 def test_every_variable_given_to_a_stage_is_one_of_its_settings(stage: str) -> None:
-    given = {**image_environment(stage), **SERVICES[stage]["environment"]}
-    refuse_unknown_variables(given, (CommonSettings, SETTINGS[stage]), refuse)
+    refuse_unknown_variables(given_to(stage), (CommonSettings, SETTINGS[stage]), refuse)
+
+
+@pytest.mark.parametrize("stage", SETTINGS)
+def test_every_setting_of_a_stage_can_be_set_from_outside_or_has_a_reason(stage: str) -> None:
+    names = {field.name for kind in (CommonSettings, SETTINGS[stage]) for field in msgspec.structs.fields(kind)}
+    given = {name.removeprefix(ENV_PREFIX).lower() for name in given_to(stage)}
+    assert names - given == names & set(NOT_PASSED_ON)
 
 
 @pytest.mark.parametrize("stage", SETTINGS)
@@ -111,5 +131,5 @@ def test_prometheus_looks_for_every_stage() -> None:
     jobs = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())["scrape_configs"]
     found = {job["job_name"]: job["dns_sd_configs"][0] for job in jobs if "dns_sd_configs" in job}
     assert {name: (entry["names"], entry["port"]) for name, entry in found.items()} == {
-        stage: ([stage], 30000 if stage == "gateway" else 9100) for stage in SETTINGS
+        stage: ([stage], 9100) for stage in SETTINGS
     }
