@@ -14,6 +14,7 @@ help:
 	@echo "make serve       start NATS and every stage with the demo model on http://127.0.0.1:30000"
 	@echo "make test        run the tests"
 	@echo "make check       what CI runs: format, lint, types, import rules, tests"
+	@echo "make lint        one of them; so are make format-check, make types and make imports"
 	@echo "make fmt         format and fix what can be fixed"
 	@echo "make soak        disturb a system at random for an hour; ARGS=\"--minutes 5\" for less"
 	@echo "make bench       measure what the pipeline itself costs"
