@@ -4,14 +4,18 @@ A holder takes its jobs in the order in which they were sent, and says so for ea
 later one only waits its turn, and to send it again would make the queue longer.
 """
 
-ACCEPTANCE_S = 1.0
+_SHORTEST_ACCEPTANCE_S = 1.0
 _OUT_OF_ORDER_S = 0.5  # a worker has jobs from several tokenizers
 
 
 class Receipts:
-    """Per holder: when it last accepted a job, and the latest deadline among those that it accepted."""
+    """Per holder: when it last accepted a job, and the latest deadline among those that it accepted.
 
-    def __init__(self) -> None:
+    It has half the heartbeat timeout to accept one: where instances are allowed to stand still for longer, so are jobs.
+    """
+
+    def __init__(self, heartbeat_timeout_s: float) -> None:
+        self.acceptance_s = max(_SHORTEST_ACCEPTANCE_S, heartbeat_timeout_s / 2)
         self._last_at: dict[str, float] = {}
         self._latest: dict[str, float] = {}
 
@@ -33,4 +37,4 @@ class Receipts:
         if now <= accept_by:
             return False
         has_been_skipped = self._latest.get(holder_id, 0.0) > accept_by + _OUT_OF_ORDER_S
-        return has_been_skipped or now - self._last_at.get(holder_id, 0.0) > ACCEPTANCE_S
+        return has_been_skipped or now - self._last_at.get(holder_id, 0.0) > self.acceptance_s

@@ -16,7 +16,7 @@ from gateway.inflight.generation import Attempt, Cause, Clock, Generation, Stand
 from gateway.inflight.in_flight import InFlight
 from gateway.inflight.outbox import Outbox
 from gateway.inflight.reattaching import held_at
-from gateway.inflight.receipts import ACCEPTANCE_S, Receipts
+from gateway.inflight.receipts import Receipts
 from gateway.inflight.strangers import Strangers
 from wire.columns import unpack_u8, unpack_u32, unpack_u64
 from wire.messages import Dispatched, ErrorCode, Failed, Progress, Released, RequestState, Stage
@@ -46,7 +46,7 @@ class Recovery:
     ) -> None:
         self.is_enabled = is_enabled
         self.outbox = Outbox()
-        self._receipts = Receipts()
+        self._receipts = Receipts(members.timeout_s)
         self._strangers = Strangers()
         self._in_flight = in_flight
         self._members = members
@@ -59,7 +59,7 @@ class Recovery:
 
     def acceptance_deadline(self) -> float:
         """Until when a holder that was given a request now must say that it has it."""
-        return self._clock() + ACCEPTANCE_S
+        return self._clock() + self._receipts.acceptance_s
 
     def dispatched(self, message: Dispatched) -> None:
         """The tokenizer passed the request on: what a resume needs is known, and the worker must answer next."""

@@ -8,7 +8,6 @@ from wire.messages import ErrorCode, Failed, InstanceState, Stage
 from wire.presence import Member, MemberTable
 
 _BEHIND_S = 1.0
-_SILENCE_S = 2.0
 _MAX_MISSING = 2
 _FIRST_BACKOFF_S = 0.05
 _LONGEST_BACKOFF_S = 2.0
@@ -22,7 +21,6 @@ LOSSES = {
 """Why an attempt ends when an instance of a stage dies."""
 
 _CRASHES = frozenset({Cause.WORKER_LOST, Cause.WORKER_HUNG, Cause.FAILED})
-_SILENCES = frozenset({Cause.NOT_ACCEPTED, Cause.SILENT})
 _BLAMED: dict[Cause, str] = {
     Cause.TOKENIZER_LOST: Stage.TOKENIZER,
     Cause.WORKER_LOST: Stage.WORKER,
@@ -44,7 +42,7 @@ def overdue(
     if attempt.accept_by is not None:
         return Cause.NOT_ACCEPTED if receipts.is_lost(attempt.holder_id, attempt.accept_by, now) else None
     # Tokens that keep coming, however late under load, are a sign of life, and a repair would only delay them.
-    if now - max(attempt.heard_at, generation.last_token_at) > _SILENCE_S:
+    if now - max(attempt.heard_at, generation.last_token_at) > members.timeout_s and not _is_late(attempt, members):
         return Cause.SILENT
     if attempt.prove_by is not None and now > attempt.prove_by and not _goes_on(generation, attempt):
         return Cause.OUTAGE
@@ -56,13 +54,13 @@ def overdue(
 
 
 def is_crash(generation: Generation, attempt: Attempt, cause: Cause, members: MemberTable) -> bool:
-    """Whether the worker may have died of it. A dead one is silent before it counts as dead; and then it is asked once
-    more for what it had, which makes no second death of it. Of a suspect, a worker says first that it begins: one that
-    was waiting for its turn has done no harm."""
+    """Whether the worker may have died of it. A dead one accepts nothing before it counts as dead; and then it is asked
+    once more for what it had, which makes no second death of it. Of a suspect, a worker says first that it begins: one
+    that was waiting for its turn has done no harm."""
     is_waiting = generation.is_suspect and generation.standing is not Standing.RUNNING
     if attempt.is_asking or (is_waiting and cause is not Cause.FAILED):
         return False
-    worker = members.get(attempt.worker_id) if cause in _SILENCES else None
+    worker = members.get(attempt.worker_id) if cause is Cause.NOT_ACCEPTED else None
     return cause in _CRASHES or (worker is not None and not members.is_beating(worker))
 
 
@@ -127,6 +125,12 @@ def backoff(num_repairs: int) -> float:
 def patience(waited_s: float, shortest_s: float) -> float:
     """How long the parked wait before they look again: as long as they have waited, up to a limit, with jitter."""
     return min(max(waited_s, shortest_s), _LONGEST_BACKOFF_S) * random.uniform(0.5, 1.0)
+
+
+def _is_late(attempt: Attempt, members: MemberTable) -> bool:
+    """Whether not even the heartbeats of the holder come: then they decide whether it is dead, and nothing was lost."""
+    holder = members.get(attempt.holder_id)
+    return holder is not None and not members.is_beating(holder)
 
 
 def _goes_on(generation: Generation, attempt: Attempt) -> bool:

@@ -36,12 +36,12 @@ PEERS = {Stage.TOKENIZER: TOKENIZER, Stage.WORKER: WORKER, Stage.DETOKENIZER: DE
 class Rig:
     """A generation with key 1, and all that judges it."""
 
-    def __init__(self) -> None:
+    def __init__(self, heartbeat_timeout_s: float = 2.0) -> None:
         self.clock = StillClock()
         self.in_flight = InFlight()
         self.counted = Counted()
         self.ended = Ended()
-        self.members = MemberTable(1e9, self.clock)
+        self.members = MemberTable(heartbeat_timeout_s, self.clock)
         for stage in PEERS:
             self.beat(stage)
         self.recovery = Recovery(
@@ -59,7 +59,7 @@ class Rig:
         self.members.hear(Heartbeat(**(known | fields), served_model_name="m", wire_level=1))
 
     def wait(self, seconds: float) -> None:
-        """Lets time pass, tick by tick."""
+        """Lets time pass, tick by tick; heartbeats that do not come are for the test to judge."""
         for _ in range(round(seconds / TICK_S)):
             self.clock.now += TICK_S
             self.recovery.tick()

@@ -21,6 +21,14 @@ def test_a_job_must_be_accepted_within_a_second(rig: Rig) -> None:
     assert rig.recovery.outbox.take_due() == [rig.generation]
 
 
+def test_where_instances_may_stand_still_for_longer_so_may_a_job() -> None:
+    rig = Rig(heartbeat_timeout_s=10.0)
+    rig.wait(4.9)
+    assert rig.cause is None
+    rig.wait(0.3)
+    assert rig.cause is Cause.NOT_ACCEPTED
+
+
 def test_a_holder_that_works_through_a_long_queue_is_slow_and_not_deaf(rig: Rig) -> None:
     for key in range(100, 130):
         rig.report(TOKENIZER, key, is_receipt=True)

@@ -88,7 +88,6 @@ def test_nobody_listening_is_noticed_at_once(rig: Rig) -> None:
 
 
 def test_a_loss_tells_how_long_it_took_to_notice(rig: Rig) -> None:
-    rig.members.timeout_s = 2.0
     rig.clock.now += 2.5
     rig.members.drop(WORKER.instance_id, "no heartbeat")
 

@@ -1,5 +1,7 @@
 """What a holder's reports and tokens prove, and what their absence does."""
 
+import pytest
+
 from gateway.inflight.generation import Cause, HeldAt
 from tests.unit.gateway.recovery.rig import Rig
 from tests.unit.gateway.streams import (
@@ -12,6 +14,7 @@ from tests.unit.gateway.streams import (
 from wire.messages import (
     FinishReason,
     RequestState,
+    Stage,
     TextFinish,
 )
 
@@ -25,12 +28,24 @@ def test_waiting_has_no_deadline_while_the_holder_reports(rig: Rig) -> None:
     assert rig.cause is None
 
 
-def test_silence_of_two_seconds_is_a_loss(rig: Rig) -> None:
+@pytest.mark.parametrize("heartbeat_timeout_s", [2.0, 10.0])
+def test_silence_for_the_heartbeat_timeout_is_a_loss(heartbeat_timeout_s: float) -> None:
+    rig = Rig(heartbeat_timeout_s)
     rig.run()
-    rig.wait(1.9)
+    rig.wait(heartbeat_timeout_s - 0.1)
+    rig.beat(Stage.WORKER)
     assert rig.cause is None
     rig.wait(0.3)
     assert rig.cause is Cause.SILENT
+
+
+def test_while_heartbeats_are_late_too_they_decide(rig: Rig) -> None:
+    rig.run()
+    rig.wait(5.0)
+    assert rig.cause is None, "a machine that stands still has lost nothing"
+    rig.members.drop(WORKER.instance_id, "no heartbeat")
+    assert rig.cause is Cause.WORKER_LOST
+    assert rig.generation.num_crashes == 1
 
 
 def test_tokens_are_a_sign_of_life_too(rig: Rig) -> None:

@@ -40,13 +40,6 @@ def test_one_that_beats_is_asked_before_anything_is_computed_again(rig: Rig) -> 
     assert rig.generation.num_crashes == 0
 
 
-def test_one_that_does_not_beat_is_not_asked(rig: Rig) -> None:
-    rig.wait(2.2)
-
-    assert rig.cause is Cause.SILENT
-    assert rig.generation.held is None
-
-
 def test_one_that_has_nothing_left_says_so_and_a_resume_follows(rig: Rig) -> None:
     beat_for(rig, 2.5)
     ask(rig, 2, Cause.SILENT)
