@@ -76,7 +76,7 @@ class Arrivals:
                     gaps.append((now - generation.last_token_at, end - begin))
                 else:
                     gaps += self._begin_delivery(generation, now, end - begin)
-                generation.last_token_at = now
+                generation.last_token_at = choice.last_token_at = now
             elif arrival is Arrival.DUPLICATE:
                 self._counters.count_duplicate()
             else:

@@ -42,6 +42,7 @@ class Choice:
     text_len: int = 0
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish: TextFinish | None = None
+    last_token_at: float = 0.0
 
     @property
     def text(self) -> str:

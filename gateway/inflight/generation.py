@@ -152,6 +152,11 @@ class Generation:
         """Output ids received, as the worker counts them."""
         return self.num_received - self.num_elsewhere
 
+    @property
+    def quiet_since(self) -> float:
+        """When that unfinished choice had its last token which has waited longest since; 0 if it has none."""
+        return min((choice.last_token_at for choice in self.choices if choice.finish is None), default=0.0)
+
     def unfinished(self) -> tuple[SequenceStart, ...]:
         """What the next attempt has to continue."""
         return tuple(

@@ -37,7 +37,7 @@ def overdue(
     generation: Generation, attempt: Attempt, receipts: Receipts, members: MemberTable, now: float
 ) -> Cause | None:
     """Why the attempt counts as lost, if some deadline of it has passed."""
-    if now - generation.last_token_at < _BEHIND_S and attempt.accept_by is None and attempt.prove_by is None:
+    if now - generation.quiet_since < _BEHIND_S and attempt.accept_by is None and attempt.prove_by is None:
         return None  # the usual case, and this is asked ten times a second of every request: its tokens come
     if attempt.accept_by is not None:
         return Cause.NOT_ACCEPTED if receipts.is_lost(attempt.holder_id, attempt.accept_by, now) else None
@@ -47,7 +47,7 @@ def overdue(
     if attempt.prove_by is not None and now > attempt.prove_by and not _goes_on(generation, attempt):
         return Cause.OUTAGE
     is_behind = attempt.owed > generation.num_from_worker and not _has_stopped_early(generation)
-    if is_behind and now - max(attempt.owed_since, generation.last_token_at) > _BEHIND_S:
+    if is_behind and now - max(attempt.owed_since, generation.quiet_since) > _BEHIND_S:
         return Cause.BEHIND
     worker = members.get(attempt.worker_id) if attempt.worker_id else None
     return Cause.WORKER_HUNG if worker is not None and worker.is_hung else None

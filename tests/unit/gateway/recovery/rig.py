@@ -104,9 +104,10 @@ class Rig:
         self.report(WORKER, 1, is_receipt=True)
 
     def receive(self, num_tokens: int) -> None:
-        """Tokens arrive now."""
-        self.generation.choices[0].token_ids.extend(range(num_tokens))
-        self.generation.last_token_at = self.clock.now
+        """Tokens of the first choice arrive now."""
+        choice = self.generation.choices[0]
+        choice.token_ids.extend(range(num_tokens))
+        choice.last_token_at = self.generation.last_token_at = self.clock.now
 
     def retry(self, key: int, **fields: Any) -> None:
         """The next attempt is sent and runs."""

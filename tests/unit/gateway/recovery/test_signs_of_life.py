@@ -124,9 +124,34 @@ def test_always_being_a_little_behind_is_normal(rig: Rig) -> None:
     assert rig.cause is None
 
 
-def test_a_stop_string_may_leave_the_worker_ahead(rig: Rig) -> None:
+def with_two_choices(rig: Rig) -> None:
+    """The rig's request is one of two choices, which runs."""
     rig.generation = generation_of(rig.in_flight, n=2)
     rig.attempt = attempt_of(rig.in_flight, rig.generation, 2, heard_at=rig.clock.now, worker_id=WORKER.instance_id)
+
+
+def test_the_tokens_of_one_choice_do_not_hide_that_those_of_another_are_lost(rig: Rig) -> None:
+    with_two_choices(rig)
+    for received in range(1, 40):
+        rig.receive(1)
+        rig.report(WORKER, 1, 2, num_tokens=2 * received)
+        rig.wait(0.1)
+
+    assert rig.generation.next_cause is Cause.BEHIND
+
+
+def test_a_choice_whose_turn_has_not_come_is_not_missed(rig: Rig) -> None:
+    with_two_choices(rig)
+    for received in range(1, 40):
+        rig.receive(1)
+        rig.report(WORKER, 1, 2, num_tokens=received + 1)
+        rig.wait(0.5)
+
+    assert rig.generation.attempt is rig.attempt
+
+
+def test_a_stop_string_may_leave_the_worker_ahead(rig: Rig) -> None:
+    with_two_choices(rig)
     finish = TextFinish(0, FinishReason.STOP, "END", 1, 1, 0, 0, 0, 0, 0, 0)
     rig.generation.finish(rig.generation.choices[0], finish)
     rig.report(WORKER, 1, 2, num_tokens=9)
