@@ -82,19 +82,29 @@ class Recovery:
         if len({len(column) for column in columns}) != 1:
             self._counters.count_malformed()
             return
-        named = set(columns[0])
+        named, strangers = set(columns[0]), []
         for key, state, num_output_tokens in zip(*columns, strict=True):
             generation = self._in_flight.by_key.get(key)
             if generation is not None and generation.attempt is not None:
                 self._hear(generation, generation.attempt, sender_id, RequestState(state), num_output_tokens)
             elif state != RequestState.FINISHED:
-                self._counters.count_unknown_keys(1)
-                if self._strangers.is_due(key, self._clock()):
-                    self.outbox.aborts.append(("", key))  # to all: a detokenizer, which reports none, may hold it too
+                strangers.append(key)
+        if strangers:
+            self._abort_strangers(strangers)
         if message.is_receipt:
             self._receipts.note(sender_id, self._clock())
         else:
             self._count_missing(sender_id, named)
+
+    def _abort_strangers(self, keys: list[int]) -> None:
+        """Nobody waits for these; but by some a worker may go on with what the next attempt will ask it for."""
+        held = {generation.held.key for generation in self._in_flight if generation.held is not None}
+        for key in keys:
+            if key in held:
+                continue
+            self._counters.count_unknown_keys(1)
+            if self._strangers.is_due(key, self._clock()):
+                self.outbox.aborts.append(("", key))  # to all: a detokenizer, which reports none, may hold it too
 
     def _hear(
         self, generation: Generation, attempt: Attempt, sender_id: str, state: RequestState, num_output_tokens: int
@@ -267,7 +277,7 @@ class Recovery:
             self.abandon(generation)
         else:
             generation.held = held
-            self._strangers.expect((attempt.key, held.key), self._clock())
+            self._strangers.expect(attempt.key, self._clock())  # by which the worker may know it already
             if self._members.get(attempt.detokenizer_id) is not None:
                 self.outbox.aborts.append((attempt.detokenizer_id, attempt.key))
         self._in_flight.end_attempt(generation)
@@ -289,7 +299,6 @@ class Recovery:
     def park(self, generation: Generation, missing: Stage) -> None:
         """There is nobody to send to: waits, up to the resume timeout. That is no failure of the request's."""
         now = self._clock()
-        self._strangers.expect([generation.held.key] if generation.held else (), now)  # which goes on meanwhile
         generation.disturbed_since = generation.disturbed_since or now
         waited_s = now - generation.disturbed_since
         if waited_s >= self._resume_timeout_s:

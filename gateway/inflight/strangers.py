@@ -1,7 +1,5 @@
 """Keys that some holder reports and nobody here waits for, because an abort was lost or is still on its way."""
 
-from collections.abc import Iterable
-
 ANSWER_INTERVAL_S = 3.0
 
 
@@ -14,12 +12,11 @@ class Strangers:
     def __len__(self) -> int:
         return len(self._answered_at)
 
-    def expect(self, keys: Iterable[int], now: float) -> None:
-        """A holder may name these keys a while longer, and is right to: they are answered in another way."""
+    def expect(self, key: int, now: float) -> None:
+        """A holder may name this key a while longer, and is right to: it is answered in another way."""
         self._prune(now)
-        for key in keys:
-            self._answered_at.pop(key, None)
-            self._answered_at[key] = now
+        self._answered_at.pop(key, None)
+        self._answered_at[key] = now
 
     def is_due(self, key: int, now: float) -> bool:
         """Whether this key is to be answered now: not again within a few seconds, since the answer goes to all."""

@@ -23,6 +23,18 @@ def test_while_no_detokenizer_is_there_its_worker_is_not_told_to_stop(rig: Rig) 
     assert rig.generation.held == HeldAt(WORKER.instance_id, 1)
 
 
+def test_nor_while_the_repair_waits_for_the_connection(rig: Rig) -> None:
+    rig.run()
+    rig.recovery.gap(rig.generation)
+    rig.recovery.outbox.take_aborts()
+    for _ in range(20):
+        rig.wait(0.5)
+        rig.report(WORKER, 1)
+
+    assert rig.recovery.outbox.take_aborts() == []
+    assert rig.recovery.outbox.take_due() == [rig.generation]
+
+
 def test_the_worker_may_know_it_by_an_older_key_than_the_last_attempts(rig: Rig) -> None:
     rig.run()
     rig.recovery.gap(rig.generation)
@@ -66,7 +78,7 @@ def test_without_recovery_nothing_waits_for_an_instance(rig: Rig) -> None:
 def test_expected_strangers_are_forgotten_although_none_is_ever_heard_of() -> None:
     strangers = Strangers()
     for key in range(100):
-        strangers.expect((key,), key * ANSWER_INTERVAL_S)
+        strangers.expect(key, key * ANSWER_INTERVAL_S)
 
     assert len(strangers) <= 2
 
