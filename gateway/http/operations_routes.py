@@ -29,12 +29,12 @@ async def root() -> str:
 @get("/health", media_type=MediaType.TEXT, errors=(503,), needs_key=False)
 async def health(gateway: NamedDependency[Gateway]) -> str:
     """200 while every stage has a ready instance and some worker's step is not hung; runs nothing."""
-    gateway.admission.check_ready()
     workers = gateway.asking.instances(Stage.WORKER)
-    if all(worker.is_hung for worker in workers):
+    if workers and all(worker.is_hung for worker in workers):
         beat = min((worker.heartbeat for worker in workers), key=lambda beat: beat.step_age_s)
         message = f"Every worker hangs in a step: for {beat.step_age_s:.0f} s, the limit is {beat.step_timeout_s:g} s."
         raise RequestError(503, message, code="unavailable")
+    gateway.admission.check_ready()
     return ""
 
 

@@ -30,8 +30,9 @@ class Dispatcher:
         self._spans = spans
 
     def ready(self, stage: Stage) -> list[Member]:
-        """The instances of a stage that serve this gateway's model and take new work."""
-        return self._node.members.ready(stage, self._node.instance.served_model_name)
+        """The instances of a stage that serve this gateway's model and take new work; none that hangs in a step."""
+        ready = self._node.members.ready(stage, self._node.instance.served_model_name)
+        return [member for member in ready if not member.is_hung]
 
     def missing_stage(self) -> Stage | None:
         """The first stage without a ready instance."""

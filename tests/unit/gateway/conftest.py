@@ -42,6 +42,13 @@ class Scene:
         async with asyncio.timeout(5):
             await lost.wait()
 
+    async def hang(self, worker: ScriptedStage) -> None:
+        """The worker says that it hangs in a step; returns when the gateway knows."""
+        await worker.beat(step_age_s=61.0)
+        async with asyncio.timeout(5):
+            while (await self.http.get("/health")).status_code == 200:
+                pass
+
     async def post_stream(self, path: str, body: Any) -> list[str]:
         """The events' data of a stream, in order."""
         async with self.http.stream("POST", path, json=body) as response:

@@ -92,6 +92,11 @@ class ScriptedStage:
             **self._beat,
         )
 
+    async def beat(self, **fields: Any) -> None:
+        """A heartbeat now; it and all that follow say this."""
+        self._beat |= fields
+        await self.presence.announce()
+
     async def leave(self) -> None:
         """Says goodbye and disconnects; may be repeated."""
         if self.node.instance.state is InstanceState.LEAVING:

@@ -184,6 +184,19 @@ async def test_a_request_waits_for_a_stage_to_come_back(make_scene: MakeScene, n
     await scene.pipeline.detokenizer.leave()
 
 
+async def test_a_request_waits_while_the_only_worker_hangs_in_a_step(scene: Scene) -> None:
+    scene.pipeline.script = begin
+    asking = asyncio.create_task(scene.post("/generate", ASK))
+    await scene.pipeline.job_arrived.get()
+    await scene.hang(scene.pipeline.worker)
+    await asyncio.wait_for(scene.pipeline.worker.aborts.get(), 5)
+    scene.pipeline.script = answer_all
+    await scene.pipeline.worker.beat(step_age_s=0.0)
+
+    assert (await asking).json()["text"] == text_of(NUM_TOKENS)
+    assert len(scene.pipeline.jobs) == 2, "nobody was bothered meanwhile"
+
+
 async def test_a_wait_ends_with_the_resume_timeout(make_scene: MakeScene) -> None:
     scene = await make_scene(resume_timeout=0.3)
     scene.pipeline.script = begin

@@ -41,11 +41,15 @@ async def test_a_missing_stage_is_a_503_at_once_that_names_it(scene: Scene) -> N
     assert answer.json()["message"] == "No worker is ready. Try again later."
 
 
-async def test_a_hung_step_is_unhealthy(make_scene: MakeScene) -> None:
-    scene = await make_scene(worker_beat={"step_age_s": 61.0})
+async def test_while_every_worker_hangs_in_a_step_nobody_is_let_in(scene: Scene) -> None:
+    await scene.hang(scene.pipeline.worker)
 
-    assert (await scene.http.get("/health")).status_code == 503
-    assert (await scene.http.get("/ready")).status_code == 200
+    health = await scene.http.get("/health")
+    assert health.status_code == 503
+    assert "Every worker hangs in a step: for 61 s, the limit is 60 s." in health.text
+    assert (await scene.http.get("/ready")).status_code == 503
+    assert (await scene.post("/generate", ASK)).status_code == 503
+    assert scene.pipeline.jobs == []
 
 
 async def test_a_request_that_outlives_the_drain_timeout_gets_a_503(make_scene: MakeScene) -> None:
