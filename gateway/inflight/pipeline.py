@@ -94,9 +94,9 @@ class Pipeline:
                 self._arrivals.apply(message)
             case Progress():
                 if self.recovery.is_enabled:
-                    self.recovery.progress(message)
+                    self.recovery.reports.progress(message)
             case Dispatched():
-                self.recovery.dispatched(message)
+                self.recovery.reports.dispatched(message)
             case Failed():
                 self.recovery.failed(message)
             case Released():

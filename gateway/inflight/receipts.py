@@ -15,9 +15,13 @@ class Receipts:
     """
 
     def __init__(self, heartbeat_timeout_s: float) -> None:
-        self.acceptance_s = max(_SHORTEST_ACCEPTANCE_S, heartbeat_timeout_s / 2)
+        self._acceptance_s = max(_SHORTEST_ACCEPTANCE_S, heartbeat_timeout_s / 2)
         self._last_at: dict[str, float] = {}
         self._latest: dict[str, float] = {}
+
+    def deadline(self, now: float) -> float:
+        """Until when a holder that is given a job now must say that it has it."""
+        return now + self._acceptance_s
 
     def note(self, holder_id: str, now: float) -> None:
         """It has accepted some job."""
@@ -37,4 +41,4 @@ class Receipts:
         if now <= accept_by:
             return False
         has_been_skipped = self._latest.get(holder_id, 0.0) > accept_by + _OUT_OF_ORDER_S
-        return has_been_skipped or now - self._last_at.get(holder_id, 0.0) > self.acceptance_s
+        return has_been_skipped or now - self._last_at.get(holder_id, 0.0) > self._acceptance_s

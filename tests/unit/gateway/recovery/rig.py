@@ -73,7 +73,7 @@ class Rig:
         state: RequestState = RequestState.RUNNING,
     ) -> None:
         """A `Progress`."""
-        self.recovery.progress(
+        self.recovery.reports.progress(
             Progress(
                 sender=sender,
                 keys=pack_u64(keys),
@@ -86,7 +86,7 @@ class Rig:
 
     def dispatch(self) -> None:
         """The tokenizer passes it on, whatever attempt it is."""
-        self.recovery.dispatched(
+        self.recovery.reports.dispatched(
             Dispatched(
                 key=self.generation.attempt.key if self.generation.attempt else 0,
                 tokenizer=TOKENIZER,

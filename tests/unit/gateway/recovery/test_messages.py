@@ -23,7 +23,7 @@ def test_a_report_whose_columns_do_not_fit_together_is_counted_and_says_nothing(
     )
     for _ in range(9):
         rig.clock.now += 0.5
-        rig.recovery.progress(broken)
+        rig.recovery.reports.progress(broken)
         rig.report(WORKER, 1)
 
     assert rig.counted.malformed == 9
