@@ -14,6 +14,7 @@ from gateway.inflight.counters import RecoveryCounters
 from gateway.inflight.endings import gave_up, no_instance, not_recovered
 from gateway.inflight.generation import Attempt, Cause, Clock, Generation
 from gateway.inflight.in_flight import InFlight
+from gateway.inflight.notices import Notices
 from gateway.inflight.outbox import Outbox
 from gateway.inflight.reattaching import held_at
 from gateway.inflight.receipts import Receipts
@@ -49,6 +50,7 @@ class Recovery:
         self.outbox = Outbox()
         self._receipts = Receipts(members.timeout_s)
         self._strangers = Strangers()
+        self._notices = Notices(members)
         self._in_flight = in_flight
         self._members = members
         self._counters = counters
@@ -159,10 +161,13 @@ class Recovery:
             self.was_away()
         elif late_s > _LATE_TICK_S:
             self.forgive()
+        self._notices.review()
         for generation in self._in_flight:
             if generation.attempt is not None:
                 if cause := verdicts.overdue(generation, generation.attempt, self._receipts, self._members, now):
-                    self.repair(generation, cause, suspect_id=verdicts.suspect(generation.attempt, cause))
+                    suspect_id = verdicts.suspect(generation.attempt, cause)
+                    self._notices.tell(suspect_id, cause)
+                    self.repair(generation, cause, suspect_id)
             elif now >= generation.resume_at:
                 self._resume(generation)
 
