@@ -14,6 +14,15 @@ def gave_up(generation: Generation, cause: Cause) -> RequestError:
     return RequestError(500, message, code=ErrorCode.INTERNAL.value)
 
 
+def crashed(generation: Generation, cause: Cause, min_progress: int) -> RequestError:
+    """Workers die of it, or it has the worst of luck."""
+    message = (
+        f"The request was tried {generation.num_attempts} times, and {generation.num_crashes} times in a row its step "
+        f"or its worker crashed before it had given {min_progress} tokens; the last attempt ended with: {cause.value}."
+    )
+    return RequestError(500, message, code=ErrorCode.INTERNAL.value)
+
+
 def not_recovered(cause: Cause) -> RequestError:
     """Something was lost, and recovery is turned off."""
     message = f"The request was lost ({cause.value}), and recovery is disabled."

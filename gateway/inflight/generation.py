@@ -111,8 +111,10 @@ class Generation:
 
     `is_delivering` says that the attempt has brought something. `dispatched` is frozen by the first attempt that came
     so far. `resume_at` is finite while a repeat is planned. `disturbed_since` is when the present trouble began;
-    `num_repairs` and `num_crashes` count since the last delivered token; `suspects` are the instances that had it then.
-    It `is_suspect` itself if a worker crashed before it gave a token: one that streamed has got past its prefill.
+    `num_repairs` count since the last delivered token; `suspects` are the instances that had it then. `num_crashes` are
+    those in a row, without real progress between them; at the last one `num_received_at_crash` output ids had come.
+    It `is_suspect` itself if a worker crashed before it gave a token (one that streamed has got past its prefill), or
+    more than one in a row.
     `held` is a worker that goes on with it although no attempt says so: the next attempt asks there first.
     `num_elsewhere` output ids are of choices that had ended before the worker got its job, which it knows nothing of.
     """
@@ -139,6 +141,7 @@ class Generation:
     num_elsewhere: int = 0
     num_repairs: int = 0
     num_crashes: int = 0
+    num_received_at_crash: int = 0
     is_suspect: bool = False
     suspects: set[str] = field(default_factory=set)
 

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 
 from gateway.errors import RequestError, from_code
-from gateway.inflight import verdicts
+from gateway.inflight import crashes, verdicts
 from gateway.inflight.counters import RecoveryCounters
-from gateway.inflight.endings import gave_up, no_instance, not_recovered
+from gateway.inflight.endings import crashed, gave_up, no_instance, not_recovered
 from gateway.inflight.generation import Attempt, Cause, Clock, Generation
 from gateway.inflight.in_flight import InFlight
 from gateway.inflight.notices import Notices
@@ -26,7 +26,6 @@ from wire.presence import Member, MemberTable
 
 TICK_S = 0.1
 _LATE_TICK_S = 0.5
-_MAX_CRASHES = 3
 _MAX_REPAIRS = 16
 _PROOF_S = (0.3, 0.5)
 
@@ -175,19 +174,20 @@ class Recovery:
         """Gives the attempt up and plans the next one, unless the request has failed too often."""
         if (attempt := generation.attempt) is None:
             return
-        is_crash = verdicts.is_crash(generation, attempt, cause, self._members)
+        has_crashed = crashes.is_crash(generation, attempt, cause, self._members)
+        crashes.note(generation, attempt, has_crashed=has_crashed)
         self._give_up(generation, cause)
         generation.num_repairs += cause is not Cause.NOT_HELD  # which is the answer to a repair
         now = self._clock()
-        generation.num_crashes += is_crash
-        if verdicts.has_progressed(generation, attempt) or is_crash:
-            generation.is_suspect = is_crash and not verdicts.has_progressed(generation, attempt)
         generation.suspects.update({suspect_id} - {""})
         generation.disturbed_since = generation.disturbed_since or now
         if not self.is_enabled:
             self._fail(generation, not_recovered(cause))
             return
-        if generation.num_crashes >= _MAX_CRASHES or generation.num_repairs > _MAX_REPAIRS:
+        if generation.num_crashes >= crashes.MAX_CRASHES:
+            self._fail(generation, crashed(generation, cause, crashes.MIN_PROGRESS))
+            return
+        if generation.num_repairs > _MAX_REPAIRS:
             self._fail(generation, gave_up(generation, cause))
             return
         generation.resume_at = now + verdicts.backoff(generation.num_repairs)
@@ -210,7 +210,7 @@ class Recovery:
                 self.outbox.aborts.append((attempt.detokenizer_id, attempt.key))
         self._in_flight.end_attempt(generation)
         if verdicts.has_progressed(generation, attempt):
-            generation.num_repairs = generation.num_crashes = 0
+            generation.num_repairs = 0
             generation.suspects.clear()
         generation.next_cause = cause
         return True

@@ -2,7 +2,7 @@
 
 import random
 
-from gateway.inflight.generation import Attempt, Cause, Generation, Standing
+from gateway.inflight.generation import Attempt, Cause, Generation
 from gateway.inflight.receipts import Receipts
 from wire.messages import ErrorCode, Failed, InstanceState, Stage
 from wire.presence import Member, MemberTable
@@ -20,7 +20,6 @@ LOSSES = {
 }
 """Why an attempt ends when an instance of a stage dies."""
 
-_CRASHES = frozenset({Cause.WORKER_LOST, Cause.WORKER_HUNG, Cause.FAILED})
 _BLAMED: dict[Cause, str] = {
     Cause.TOKENIZER_LOST: Stage.TOKENIZER,
     Cause.WORKER_LOST: Stage.WORKER,
@@ -51,17 +50,6 @@ def overdue(
         return Cause.BEHIND
     worker = members.get(attempt.worker_id) if attempt.worker_id else None
     return Cause.WORKER_HUNG if worker is not None and worker.is_hung else None
-
-
-def is_crash(generation: Generation, attempt: Attempt, cause: Cause, members: MemberTable) -> bool:
-    """Whether the worker may have died of it. A dead one accepts nothing before it counts as dead; and then it is asked
-    once more for what it had, which makes no second death of it. Of a suspect, a worker says first that it begins: one
-    that was waiting for its turn has done no harm."""
-    is_waiting = generation.is_suspect and generation.standing is not Standing.RUNNING
-    if attempt.is_asking or (is_waiting and cause is not Cause.FAILED):
-        return False
-    worker = members.get(attempt.worker_id) if cause is Cause.NOT_ACCEPTED else None
-    return cause in _CRASHES or (worker is not None and not members.is_beating(worker))
 
 
 def has_progressed(generation: Generation, attempt: Attempt) -> bool:

@@ -1,7 +1,7 @@
 """Who runs in the next step. First come, first served; decodes always, prefills in chunks within a budget.
 
-A suspect, over which a worker may have crashed, prefills in steps of its own, so that it takes nobody along; every
-other step is for the rest.
+A suspect, over which a worker may have crashed, prefills in steps of its own, so that it takes nobody along, and so it
+decodes for as long as it is one; every other step is for the rest.
 
 A step is scheduled, dispatched when its execution has begun, and committed when its tokens are known; the next one may
 be scheduled and dispatched before that. So whoever stops is noticed when one more step of it is under way, whose token
@@ -59,7 +59,7 @@ class Scheduler:
         self._running: list[Sequence] = []
         self._ended: list[Sequence] = []
         self._num_arrived = 0
-        self._prefilling_suspect: Sequence | None = None
+        self._running_suspect: Sequence | None = None
         self._was_suspects_turn = False
         self._run: DecodeRun | None = None
 
@@ -73,8 +73,8 @@ class Scheduler:
 
     @property
     def has_suspects(self) -> bool:
-        """Whether a suspect prefills, or could be the next to."""
-        begun = self._prefilling_suspect
+        """Whether a suspect runs, or could be the next to."""
+        begun = self._running_suspect
         if begun is not None and begun.is_suspect and begun.state is SequenceState.RUNNING:
             return True
         return bool(self._waiting) and self._waiting[0].is_suspect
@@ -132,9 +132,11 @@ class Scheduler:
             sequence = scheduled.sequence
             sequence.num_computed_tokens += scheduled.num_scheduled_tokens
             if sequence.is_prefilling and not sequence.num_uncomputed_tokens:
-                sequence.is_prefilling = sequence.is_suspect = False
+                sequence.is_prefilling = False
                 self._residency.share(sequence)
             sequence.num_pending_tokens += scheduled.samples
+            if sequence.is_suspect and not sequence.is_prefilling:
+                sequence.is_suspect = sequence.num_output_tokens + sequence.num_pending_tokens < sequence.alone_until
         if self._has_runs and self._may_repeat(batch):
             self._run = DecodeRun(batch.scheduled, self._residency.pool.page_size)
 
@@ -175,7 +177,7 @@ class Scheduler:
             return False
         if self._waiting and len(self._running) < self._max_running:
             return False
-        if any(_awaits_its_end(scheduled.sequence) for scheduled in batch.scheduled):
+        if any(_awaits_its_end(scheduled.sequence) or scheduled.sequence.is_suspect for scheduled in batch.scheduled):
             return False
         num_idle = len(self._running) - batch.num_decodes
         return num_idle == 0 or num_idle == sum(_awaits_its_end(sequence) for sequence in self._running)
@@ -209,13 +211,13 @@ class Scheduler:
                 result.finishes[first_row + row] = finish
 
     def _schedule_suspect(self) -> Batch:
-        """The next chunk of the first suspect; nothing if there is none, or it cannot be admitted now."""
+        """The next chunk or token of the first suspect; nothing if there is none, or it cannot be admitted now."""
         plan = Plan(self._max_prefill_tokens)
-        begun = self._prefilling_suspect
+        begun = self._running_suspect
         if begun is not None and begun.is_suspect and begun.state is SequenceState.RUNNING:
-            plan.add_chunk(begun)
+            self._schedule_one(begun, plan)
         elif self._waiting and _may_prefill_alone(self._waiting[0]) and len(self._running) < self._max_running:
-            self._prefilling_suspect = self._waiting[0]
+            self._running_suspect = self._waiting[0]
             self._try_to_admit(0, plan)
         return plan.batch()
 
@@ -230,12 +232,16 @@ class Scheduler:
         index = 0
         while index < len(self._running):
             sequence = self._running[index]
-            if sequence.is_prefilling:
-                if plan.budget > 0 and not sequence.is_suspect:
-                    plan.add_chunk(sequence)
-            elif not _awaits_its_end(sequence) and self._reserve_slot(sequence, plan):
-                plan.add_decode(sequence)
+            if not sequence.is_suspect:
+                self._schedule_one(sequence, plan)
             index += 1
+
+    def _schedule_one(self, sequence: Sequence, plan: Plan) -> None:
+        if sequence.is_prefilling:
+            if plan.budget > 0:
+                plan.add_chunk(sequence)
+        elif not _awaits_its_end(sequence) and self._reserve_slot(sequence, plan):
+            plan.add_decode(sequence)
 
     def _reserve_slot(self, sequence: Sequence, plan: Plan) -> bool:
         """Make room for one more token, preempting from the end of the line; false if it hit `sequence` itself.

@@ -44,7 +44,7 @@ class GenerationRequest:
     """What the engine is asked to do: one prompt, one set of parameters, the choices that are not finished yet.
 
     `prompt_ids` may be ids or little-endian uint32 bytes, as they come off the wire. `is_suspect` says that a worker
-    crashed while it had the request.
+    crashed while it had the request; of each sequence it is to get `num_tokens_alone` new tokens in steps of its own.
     """
 
     key: int
@@ -53,6 +53,7 @@ class GenerationRequest:
     sequences: tuple[NewSequence, ...] = (NewSequence(0),)
     arrival_ns: int | None = None
     is_suspect: bool = False
+    num_tokens_alone: int = 0
 
 
 @dataclass(slots=True)
@@ -75,9 +76,9 @@ class Sequence:
     of `page_table`, or will have it when those steps are through. `num_cached_tokens` is the number of prompt tokens
     that the prefix cache had at the first admission, None before it. `is_prefilling` holds from an admission until all
     tokens of that moment are computed. `is_suspect` holds, for one that a worker may have crashed over, until its first
-    prefill has done no harm. `table_row` is its place in the tables of a device while it runs, -1 else; `is_on_device`
-    and `num_synced_pages` say what these tables hold of it. `is_plain_greedy` is `is_plain_greedy(sampling)`, asked in
-    every step.
+    prefill has done no harm, nor its decodes up to `alone_until` output tokens. `table_row` is its place in the tables
+    of a device while it runs, -1 else; `is_on_device` and `num_synced_pages` say what these tables hold of it.
+    `is_plain_greedy` is `is_plain_greedy(sampling)`, asked in every step.
     """
 
     sequence_id: int
@@ -96,6 +97,7 @@ class Sequence:
     num_preemptions: int = 0
     is_prefilling: bool = False
     is_suspect: bool = False
+    alone_until: int = 0
     page_table: "array[int]" = field(default_factory=lambda: array("i"))
     table_row: int = -1
     is_on_device: bool = False
@@ -141,20 +143,22 @@ def new_sequences(
     prompt_ids = as_token_ids(request.prompt_ids)
     limit = max_new_tokens(len(prompt_ids), request.sampling)
     stopping = stopping_ids(request.sampling, eos_ids)
+    given = [as_token_ids(new.output_ids) for new in request.sequences]
     return [
         Sequence(
             sequence_id=new.sequence_id,
             key=request.key,
             choice=new.choice,
             sampling=request.sampling,
-            token_ids=prompt_ids + as_token_ids(new.output_ids),
+            token_ids=prompt_ids + output_ids,
             num_prompt_tokens=len(prompt_ids),
             times=Times(request.arrival_ns or now_ns),
             max_new_tokens=limit,
             stopping_ids=stopping,
             is_suspect=request.is_suspect,
+            alone_until=len(output_ids) + request.num_tokens_alone,
         )
-        for new in request.sequences
+        for new, output_ids in zip(request.sequences, given, strict=True)
     ]
 
 

@@ -51,7 +51,7 @@ class TokenizeJob(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defa
     `is_resume` true (length checks and model defaults have been applied already), and accepts only workers of
     `model_fingerprint`. `sampling_from_model` names the sampling fields that the client left unset and that the
     model's generation_config may set. `attempt` counts from 1. `is_suspect` says that a worker crashed while it had
-    the request, and that no token has come since.
+    the request, and that no token has come since, or that it was the second in a row.
     """
 
     key: Key
@@ -108,7 +108,8 @@ class GenerateJob(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defa
     """Tokenizer → one worker: the unfinished sequences of one attempt.
 
     `prompt_ids` is a u32 column. Sampling parameters are as the client gave them, never rebased on a resume.
-    A worker prefills what `is_suspect` in a step of its own, so that it takes nobody along if it crashes again.
+    A worker prefills what `is_suspect` in a step of its own, so that it takes nobody along if it crashes again. From
+    the third attempt on, when more than one crash may speak against it, its first tokens are computed alone too.
     """
 
     key: Key

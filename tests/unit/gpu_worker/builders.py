@@ -164,12 +164,20 @@ def request(
     n: int = 1,
     output_ids: tuple[int, ...] = (),
     is_suspect: bool = False,
+    num_tokens_alone: int = 0,
     **sampling: object,
 ) -> GenerationRequest:
     """A request with fresh ids; `sampling` are fields of `SamplingParams`, greedy and 4 tokens by default."""
     parameters = SamplingParams(**{"max_new_tokens": 4, "temperature": 0.0, **sampling})  # type: ignore[arg-type]
     sequences = tuple(NewSequence(next(_sequence_ids), choice, output_ids) for choice in range(n))
-    return GenerationRequest(key or next(_sequence_ids), prompt_ids, parameters, sequences, is_suspect=is_suspect)
+    return GenerationRequest(
+        key or next(_sequence_ids),
+        prompt_ids,
+        parameters,
+        sequences,
+        is_suspect=is_suspect,
+        num_tokens_alone=num_tokens_alone,
+    )
 
 
 @dataclass

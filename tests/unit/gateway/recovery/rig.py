@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gateway.inflight.generation import Attempt, Cause, Generation
+from gateway.inflight.generation import Attempt, Cause, Generation, Standing
 from gateway.inflight.in_flight import InFlight
 from gateway.inflight.recovery import TICK_S, Recovery
 from tests.unit.gateway.streams import (
@@ -108,6 +108,7 @@ class Rig:
         choice = self.generation.choices[0]
         choice.token_ids.extend(range(num_tokens))
         choice.last_token_at = self.generation.last_token_at = self.clock.now
+        self.in_flight.move(self.generation, Standing.RUNNING)
 
     def retry(self, key: int, **fields: Any) -> None:
         """The next attempt is sent and runs."""

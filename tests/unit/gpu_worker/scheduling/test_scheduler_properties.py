@@ -65,6 +65,7 @@ class World:
                     n=n,
                     output_ids=(3,) * given,
                     is_suspect=is_suspect,
+                    num_tokens_alone=given,
                     max_new_tokens=max_new,
                     ignore_eos=ignore_eos,
                 )
@@ -145,7 +146,7 @@ def test_what_is_generated_does_not_depend_on_company_or_memory(
         world = World(make_rig(context_length=24, **options))  # type: ignore[arg-type]
         for (token, length), is_suspect in prompts:
             prompt = [(token * place) % 7 for place in range(length)]
-            asked = request(prompt, is_suspect=is_suspect and together, max_new_tokens=max_new)
+            asked = request(prompt, is_suspect=is_suspect and together, num_tokens_alone=2, max_new_tokens=max_new)
             world.sequences += world.rig.engine.add(asked)
             if not together:
                 world.finish()

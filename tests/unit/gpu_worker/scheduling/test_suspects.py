@@ -28,6 +28,30 @@ def test_a_suspect_prefills_alone_and_then_runs_with_the_others() -> None:
     assert not suspect.is_suspect
 
 
+def test_the_first_tokens_of_a_suspect_that_had_some_are_computed_alone_too() -> None:
+    rig = make_rig()
+    running = rig.add(1, max_new_tokens=20, ignore_eos=True)
+    rig.engine.step()
+    suspect = rig.add(1, 2, is_suspect=True, output_ids=(3, 4), num_tokens_alone=3, max_new_tokens=20, ignore_eos=True)
+    for _ in range(6):
+        rig.engine.step()
+    alone = [{suspect.sequence_id}, {running.sequence_id}]
+    assert batch_ids(rig)[1:7] == [*alone, *alone, {suspect.sequence_id}, {running.sequence_id, suspect.sequence_id}]
+    assert suspect.num_output_tokens == 2 + 4
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_who_comes_while_a_suspect_decodes_alone_is_not_put_beside_it(*, overlaps: bool) -> None:
+    rig = make_rig(overlaps=overlaps)
+    suspect = rig.add(1, 2, is_suspect=True, num_tokens_alone=5, max_new_tokens=9, ignore_eos=True)
+    rig.engine.step()
+    rig.engine.step()
+    rig.add(3, 4, max_new_tokens=9, ignore_eos=True)
+    run_to_end(rig.engine)
+    assert batch_ids(rig).count({suspect.sequence_id}) == 5
+    assert sum(len(batch) == 2 for batch in batch_ids(rig)) == 4
+
+
 def test_the_chunks_of_a_suspect_take_turns_with_the_steps_of_the_others() -> None:
     rig = make_rig(max_prefill_tokens=2)
     running = rig.add(1, max_new_tokens=20, ignore_eos=True)
