@@ -8,9 +8,9 @@ from contextlib import suppress
 from detokenizer_svc.acknowledgements import Acknowledgements
 from detokenizer_svc.attempts import AttemptTable
 from detokenizer_svc.batch_run import BatchProcessor, Outcome
+from detokenizer_svc.forgotten import ForgottenWatch
 from detokenizer_svc.hop_metrics import DetokenizerMetrics
 from detokenizer_svc.hop_spans import HopSpans
-from detokenizer_svc.orphans import ForgottenWatch, OrphanWatch
 from detokenizer_svc.settings import DetokenizerSettings
 from detokenizer_svc.vocabulary import Vocabulary
 from wire import subjects
@@ -30,6 +30,7 @@ from wire.messages import (
     TokenBatch,
 )
 from wire.node import Node
+from wire.orphans import OrphanWatch
 from wire.presence import Member
 from wire.settings import public_values
 

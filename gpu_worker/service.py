@@ -34,10 +34,12 @@ from wire.messages import (
     Heartbeat,
     InstanceState,
     Message,
+    Peer,
     Reattach,
     Stage,
 )
 from wire.node import Node
+from wire.orphans import OrphanWatch
 from wire.presence import HEARTBEAT_INTERVAL_S, Member
 from wire.telemetry import hop_attributes
 from wire.tombstones import Tombstones
@@ -76,6 +78,7 @@ class WorkerService:
         self._held = HeldRequests()
         self._backlog = Backlog()
         self._tombstones = Tombstones()
+        self._orphans = OrphanWatch(node.members)
         self._router = ResultRouter(node.instance.peer, self._held)
         self._outbox = Outbox(node, self._held, self._router)
         self._presence = node.presence(self._heartbeat)
@@ -173,8 +176,12 @@ class WorkerService:
         if stage is Stage.DETOKENIZER:
             self._router.forget_channel(peer.instance_id)
             self._outbox.rows_are_due()
-        elif stage is Stage.GATEWAY and (keys := self._held.of_gateway(peer)):
-            log.warning("%s is gone (%s): aborting its %d requests", peer.instance_id, cause, len(keys))
+        elif stage is Stage.GATEWAY:
+            self._abort_requests_of(peer, cause)
+
+    def _abort_requests_of(self, gateway: Peer, cause: str) -> None:
+        if keys := self._held.of_gateway(gateway):
+            log.warning("%s is gone (%s): aborting its %d requests", gateway.instance_id, cause, len(keys))
             for key in keys:
                 self._abort(key, None)
 
@@ -220,6 +227,8 @@ class WorkerService:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._report_is_due.wait(), HEARTBEAT_INTERVAL_S)
             self._report_is_due.clear()
+            for gateway in self._orphans.orphaned({request.job.gateway for request in self._held}):
+                self._abort_requests_of(gateway, "a job of its came later than its loss")
             await self._outbox.send_progress(self._queue_positions())
             if self._node.control.is_connected:
                 self._held.forget_kept()

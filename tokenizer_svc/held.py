@@ -52,6 +52,10 @@ class HeldRequests:
         self._drop([key])
         self._tombstones.add(key)
 
+    def gateways(self) -> set[Peer]:
+        """Whoever has requests here."""
+        return {held.job.gateway for held in self._held.values()}
+
     def drop_requests_of(self, gateway: Peer) -> int:
         """Drops what a dead gateway asked for; returns how many."""
         keys = [key for key, held in self._held.items() if held.job.gateway == gateway]

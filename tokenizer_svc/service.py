@@ -34,11 +34,13 @@ from wire.messages import (
     Heartbeat,
     InstanceState,
     Message,
+    Peer,
     Released,
     Stage,
     TokenizeJob,
 )
 from wire.node import Node
+from wire.orphans import OrphanWatch
 from wire.presence import HEARTBEAT_INTERVAL_S, Member
 from wire.telemetry import NO_SPAN, traceparent_of
 
@@ -64,6 +66,7 @@ class TokenizerService:
         self._drain_timeout_s = drain_timeout_s
         self._subject = subjects.data(instance.model_key, Stage.TOKENIZER, instance.instance_id)
         self._held = HeldRequests()
+        self._orphans = OrphanWatch(node.members)
         self._dispatcher = Dispatcher(node)
         self._questions = Questions(node.data, model, lanes, description)
         self._metrics = TokenizerMetrics(node.registry)
@@ -193,16 +196,21 @@ class TokenizerService:
 
     def _on_member_lost(self, member: Member, cause: str) -> None:
         if member.heartbeat.stage is Stage.GATEWAY:
-            num_dropped = self._held.drop_requests_of(member.heartbeat.peer)
-            self._metrics.dropped.labels("gateway lost").inc(num_dropped)
-            if num_dropped:
-                log.info("gateway %s is lost (%s): dropped %d requests", member.instance_id, cause, num_dropped)
+            self._drop_requests_of(member.heartbeat.peer, cause)
+
+    def _drop_requests_of(self, gateway: Peer, cause: str) -> None:
+        num_dropped = self._held.drop_requests_of(gateway)
+        self._metrics.dropped.labels("gateway lost").inc(num_dropped)
+        if num_dropped:
+            log.info("gateway %s is lost (%s): dropped %d requests", gateway.instance_id, cause, num_dropped)
 
     async def _hand_back(self, gateway_id: str, keys: list[int]) -> None:
         released = Released(self._node.instance.peer, pack_u64(keys), "the tokenizer is draining")
         await self._node.data.publish(subjects.gateway(gateway_id), released)
 
     async def _report(self) -> None:
+            for gateway in self._orphans.orphaned(self._held.gateways()):
+                self._drop_requests_of(gateway, "a job of its came later than its loss")
         while True:
             await asyncio.sleep(HEARTBEAT_INTERVAL_S)
             for gateway_id, progress in self._held.progress(self._node.instance.peer):

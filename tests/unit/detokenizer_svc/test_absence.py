@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from detokenizer_svc import orphans
+from detokenizer_svc import forgotten
 from tests.unit.detokenizer_svc.scene import playing
 from tests.unit.detokenizer_svc.test_service import open_stream
 from tests.unit.wire.broker import Broker
@@ -14,7 +14,7 @@ from wire.messages import TextBatch
 async def test_streams_whose_abort_it_missed_are_not_held_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(orphans, "FORGOTTEN_AFTER_S", 0.5)
+    monkeypatch.setattr(forgotten, "FORGOTTEN_AFTER_S", 0.5)
     broker = Broker(tmp_path)
     broker.start()
     try:

@@ -7,12 +7,10 @@ from hypothesis import strategies as st
 
 from detokenizer_svc.attempts import Attempt, AttemptTable
 from detokenizer_svc.byte_level import ByteLevelVocabulary
-from detokenizer_svc.orphans import FORGOTTEN_AFTER_S, ORPHAN_TIMEOUT_S, ForgottenWatch, OrphanWatch
+from detokenizer_svc.forgotten import FORGOTTEN_AFTER_S, ForgottenWatch
 from detokenizer_svc.stream import Stream
 from tests.unit.detokenizer_svc.batches import GATEWAY, WORKER, opened, settings
-from wire.codec import WIRE_LEVEL
-from wire.messages import Heartbeat, InstanceState, Peer, Stage, StreamOpen
-from wire.presence import MemberTable
+from wire.messages import Peer, StreamOpen
 
 VOCABULARY = ByteLevelVocabulary([(0, "a")], [])
 
@@ -146,17 +144,6 @@ def test_a_lost_worker_leaves_nothing_behind() -> None:
     assert rig.table.peers() == set()
 
 
-def test_a_peer_that_nobody_hears_is_an_orphan_after_a_while() -> None:
-    clock = Clock()
-    members = MemberTable(2.0, clock)
-    watch = OrphanWatch(members, clock)
-    assert watch.orphaned([WORKER, GATEWAY]) == []
-    members.hear(_heartbeat())
-    clock.now = ORPHAN_TIMEOUT_S + 0.1
-    assert watch.orphaned([WORKER, GATEWAY]) == [WORKER]
-    assert watch.orphaned([]) == []
-
-
 def test_what_has_not_moved_for_long_since_an_absence_was_forgotten() -> None:
     rig = Rig()
     watch = ForgottenWatch(rig.clock)
@@ -170,16 +157,6 @@ def test_what_has_not_moved_for_long_since_an_absence_was_forgotten() -> None:
     rig.clock.now = FORGOTTEN_AFTER_S + 0.1
     assert watch.forgotten(rig.table.attempts()) == [5]
     assert watch.forgotten(rig.table.attempts()) == []
-
-
-def _heartbeat() -> Heartbeat:
-    return Heartbeat(
-        stage=Stage.GATEWAY,
-        peer=GATEWAY,
-        state=InstanceState.READY,
-        served_model_name="m",
-        wire_level=WIRE_LEVEL,
-    )
 
 
 small = st.integers(0, 3)

@@ -14,7 +14,7 @@ from gpu_worker.synthetic import SyntheticEngine, SyntheticOptions
 from tests.unit.gpu_worker.builders import make_rig
 from tests.unit.gpu_worker.bus_peers import DETOKENIZER, GATEWAY, Mailbox, WorkerUnderTest, job, running_worker
 from tests.unit.wire.broker import Broker
-from wire import subjects
+from wire import orphans, subjects
 from wire.columns import pack_u32, unpack_u8, unpack_u32, unpack_u64
 from wire.messages import (
     Abort,
@@ -155,6 +155,20 @@ async def test_an_abort_ends_a_request_without_another_row(nats_url: str) -> Non
         description = await worker.ask(Describe())
         assert isinstance(description, Description)
         assert description.stats["num_held_requests"] == 0
+
+
+async def test_a_job_that_comes_later_than_the_loss_of_its_gateway_is_given_up(
+    nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orphans, "ORPHAN_TIMEOUT_S", 0.1)
+    async with running_worker(nats_url, engine := GatedEngine()) as worker:
+        await worker.send_job(job(38, max_new_tokens=500))
+        await worker.gateway.first(Progress)
+        beats = Mailbox()
+        await worker.bus.subscribe(subjects.presence(Stage.WORKER, worker.peer.instance_id), beats.receive)
+        await beats.first(Heartbeat, lambda beat: beat.num_states == 0)
+        engine.gate.release(2)  # far from enough for all of its tokens
+        await beats.first(Heartbeat, lambda beat: beat.num_running == 0)
 
 
 async def test_an_abort_that_overtakes_its_job_still_ends_it(nats_url: str) -> None:

@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from tests.unit.tokenizer_svc.jobs import chat, heartbeat
 from tests.unit.tokenizer_svc.scene import QUEUED, Scene
 from tokenizer_svc.served_model import ServedModel
 from wire.columns import pack_u32, unpack_u32, unpack_u64
 from wire.messages import (
     Describe,
+from wire import orphans, subjects
     Description,
     Detokenize,
     DetokenizeReply,
@@ -21,6 +24,7 @@ from wire.messages import (
     InstanceState,
     Progress,
     Released,
+    Heartbeat,
     SequenceStart,
     Stage,
     TextPrompt,
@@ -181,6 +185,18 @@ async def drops_in_silence(scene: Scene, drop: Callable[[], Awaitable[None]]) ->
     await scene.worker.inbox.wait_for(GenerateJob)
     assert not scene.gateway.inbox.of(Failed)
     assert [generate.key for generate in scene.worker.inbox.of(GenerateJob)] == [8]
+
+async def test_a_job_that_comes_later_than_the_loss_of_its_gateway_is_dropped(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orphans, "ORPHAN_TIMEOUT_S", 0.1)
+    scene.node.members.drop(scene.gateway.peer.instance_id, "killed")
+    await scene.plug.push()
+    await scene.send(7, QUEUED)
+    await scene.gateway.inbox.wait_for(Progress)
+    await scene.gateway.listen(subjects.presence(Stage.TOKENIZER, scene.instance_id))
+    await scene.gateway.inbox.wait_for(Heartbeat, lambda beat: beat.num_running == 0)
+
 
 
 async def test_an_abort_of_one_choice_leaves_the_others(scene: Scene) -> None:
