@@ -23,7 +23,7 @@ class Acknowledgements:
         """The workers that have not been told of everything."""
         return list(self._last_seq)
 
-    def take(self, worker: Peer) -> int:
-        """The sequence number to acknowledge; the worker is then up to date."""
-        del self._num_done[worker]
-        return self._last_seq.pop(worker)
+    def take(self, worker: Peer) -> int | None:
+        """The sequence number to acknowledge; the worker is then up to date. None if it is already."""
+        self._num_done.pop(worker, None)
+        return self._last_seq.pop(worker, None)

@@ -135,8 +135,9 @@ class DetokenizerService:
 
     async def _acknowledge(self, worker: Peer) -> None:
         batch_seq = self._acknowledgements.take(worker)
-        acknowledgement = BatchAck(self._instance.peer, worker, batch_seq)
-        await self._node.control.publish(self._worker_control(worker), acknowledgement)
+        if batch_seq is not None:  # else it was told while this process was sending to another one
+            acknowledgement = BatchAck(self._instance.peer, worker, batch_seq)
+            await self._node.control.publish(self._worker_control(worker), acknowledgement)
 
     async def _acknowledge_in_time(self) -> None:
         while True:
