@@ -4,8 +4,8 @@ import asyncio
 import math
 from contextlib import suppress
 
-from gateway.errors import RequestError, unavailable
-from gateway.inflight.generation import Standing
+from gateway.errors import RequestError, bad_request, unavailable
+from gateway.inflight.generation import Call, Standing
 from gateway.inflight.pipeline import Pipeline
 from wire.messages import InstanceState, Stage
 from wire.node import Node
@@ -25,19 +25,31 @@ class Admission:
         for bus in (node.data, node.control):
             bus.on_connection_change(lambda _: self._note_connection())
 
-    async def check(self) -> None:
-        """Raises for a new call that cannot be served now. One that comes during a drain, on a connection that is
-        still open, can. While the connection to NATS is lost it waits, for the heartbeat timeout at most: who is away
-        for less counts as there.
+    async def check(self, call: Call | None = None) -> None:
+        """Raises for a new call that cannot be served now; without `call` its body is not known yet. One that comes
+        during a drain, on a connection that is still open, can. While the connection to NATS is lost it waits, for the
+        heartbeat timeout at most: who is away for less counts as there.
         """
         if not self._has_connection.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._has_connection.wait(), self._node.members.timeout_s)
         self._check_parts()
-        limit = self._max_queued_requests
-        if limit >= 0 and self._num_waiting() >= max(limit, 1):
+        if self._max_queued_requests >= 0:
+            self._check_queue(max(self._max_queued_requests, 1), call)
+
+    def _check_queue(self, limit: int, call: Call | None) -> None:
+        """A call is let in as a whole, so all its sequences must find room. One prompt with more choices than that
+        cannot be divided: it may have an empty queue to itself. More prompts than that can be sent in parts.
+        """
+        num_new = call.num_sequences if call else 1
+        if call and num_new > limit and len(call.generations) > 1:
+            raise bad_request(f"The call asks for {num_new} sequences (prompts times n), at most {limit} may wait.")
+        num_waiting = self._num_waiting()
+        if num_waiting and num_waiting + num_new > limit:
+            wanted = f", the call asks for {num_new}" if call else ""
+            message = f"The request queue is full: {num_waiting} sequences wait{wanted}, the limit is {limit}."
             headers = {"Retry-After": str(self._retry_after_s())}
-            raise RequestError(429, "The request queue is full.", code="queue_full", headers=headers)
+            raise RequestError(429, message, code="queue_full", headers=headers)
 
     def check_ready(self) -> None:
         """Raises unless every stage has a ready instance and this one is not leaving."""
@@ -64,7 +76,7 @@ class Admission:
             self._has_connection.clear()
 
     def _num_waiting(self) -> int:
-        """What waits at the workers, and what is still on its way to one.
+        """Sequences that wait at the workers, and those still on their way to one.
 
         A heartbeat is up to half a second old, so own requests that a worker has queued since count from here.
         """

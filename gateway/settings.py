@@ -31,7 +31,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     api_key_file: Annotated[str, Meta(description="File of more keys, one per line; # begins a comment line")] = ""
     max_queued_requests: Annotated[
-        int, Meta(ge=-1, description="Waiting requests beyond which a new one gets 429; -1 is unlimited")
+        int,
+        Meta(ge=-1, description="Sequences (prompts times n) that may wait; beyond that is 429; -1 is unlimited"),
     ] = 4096
     max_request_bytes: Annotated[int, Meta(ge=1024, description="Largest HTTP body, in bytes")] = 32 * 2**20
     max_logprobs: Annotated[int, Meta(ge=0, description="Most alternatives per token that a client may ask for")] = 20

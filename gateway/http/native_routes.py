@@ -39,7 +39,7 @@ async def generate(request: HttpRequest, gateway: NamedDependency[Gateway]) -> R
     await gateway.admission.check()  # before any work, and again afterwards, since the body may have taken its time
     body = decode_native(await gateway.read_body(request), GenerateRequest)
     answer = take_generate(body, gateway.settings)
-    await gateway.admission.check()
+    await gateway.admission.check(answer.call)
     if body.return_prompt_token_ids:
         answer.prompt_ids = await _prompt_ids(gateway, [one.input.prompt for one in answer.call.generations])
     return gateway.respond(request, answer.call, answer)

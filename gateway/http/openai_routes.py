@@ -25,7 +25,7 @@ async def chat_completions(request: HttpRequest, gateway: NamedDependency[Gatewa
     await gateway.admission.check()
     body = decode_openai(await gateway.read_body(request), request.headers.get("content-type", ""), ChatRequest)
     answer = take_chat(body, gateway.settings)
-    await gateway.admission.check()
+    await gateway.admission.check(answer.call)
     return gateway.respond(request, answer.call, answer)
 
 
@@ -35,7 +35,7 @@ async def completions(request: HttpRequest, gateway: NamedDependency[Gateway]) -
     await gateway.admission.check()
     body = decode_openai(await gateway.read_body(request), request.headers.get("content-type", ""), CompletionRequest)
     answer, prompts = take_completion(body, gateway.settings)
-    await gateway.admission.check()
+    await gateway.admission.check(answer.call)
     if body.echo:
         answer.echoes = await _texts(gateway, prompts)
     return gateway.respond(request, answer.call, answer)

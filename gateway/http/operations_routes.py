@@ -45,12 +45,13 @@ async def ready(gateway: NamedDependency[Gateway]) -> str:
     return ""
 
 
-@get("/health_generate", answers=(JSON,), errors=(500, 503), needs_key=False)
+@get("/health_generate", answers=(JSON,), errors=(429, 500, 503), needs_key=False)
 async def health_generate(request: HttpRequest, gateway: NamedDependency[Gateway]) -> Response[None]:
     """Generates one token through every stage."""
     body = GenerateRequest(text="health", sampling_params={"max_new_tokens": 1, "temperature": 0})
     answer = take_generate(body, gateway.settings)
     gateway.admission.check_ready()
+    await gateway.admission.check(answer.call)  # it generates like any other, and needs no key
     return gateway.respond(request, answer.call, answer)
 
 

@@ -227,6 +227,11 @@ class Call:
         return generation
 
     @property
+    def num_sequences(self) -> int:
+        """The choices of all prompts, each of which a worker has to run."""
+        return sum(len(generation.choices) for generation in self.generations)
+
+    @property
     def is_done(self) -> bool:
         """Every generation is done."""
         return self.num_open == 0

@@ -8,7 +8,7 @@ from gateway.inflight.generation import Attempt, Generation, Standing
 class InFlight:
     """A key leads to its generation exactly while its attempt is current; a stale key leads nowhere.
 
-    `num_standing` counts all generations by how far they have come, so that nobody need look at each.
+    `num_standing` counts the sequences of all generations by how far these have come, so that nobody need look at each.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class InFlight:
     def admit(self, generation: Generation) -> None:
         """Takes a generation in, before its first attempt."""
         self._all[id(generation)] = generation
-        self.num_standing[generation.standing] += 1
+        self.num_standing[generation.standing] += len(generation.choices)
 
     def begin(self, generation: Generation, attempt: Attempt) -> None:
         """Makes `attempt` the current one."""
@@ -39,8 +39,8 @@ class InFlight:
     def move(self, generation: Generation, standing: Standing) -> None:
         """Notes how far a generation has come; one that is not in flight is ignored."""
         if id(generation) in self._all:
-            self.num_standing[generation.standing] -= 1
-            self.num_standing[standing] += 1
+            self.num_standing[generation.standing] -= len(generation.choices)
+            self.num_standing[standing] += len(generation.choices)
             generation.standing = standing
 
     def end_attempt(self, generation: Generation) -> Attempt | None:
@@ -57,5 +57,5 @@ class InFlight:
         self.end_attempt(generation)
         is_known = self._all.pop(id(generation), None) is not None
         if is_known:
-            self.num_standing[generation.standing] -= 1
+            self.num_standing[generation.standing] -= len(generation.choices)
         return is_known

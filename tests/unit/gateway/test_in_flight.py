@@ -1,4 +1,4 @@
-"""How many requests wait, counted as they move and never by looking at each."""
+"""How many sequences wait, counted as they move and never by looking at each."""
 
 from collections import Counter
 
@@ -10,7 +10,8 @@ from tests.unit.gateway.streams import Counted, Row, attempt_of, batch_of, gener
 
 def counted(in_flight: InFlight) -> dict[Standing, int]:
     """The counts, which must be those of the generations in flight."""
-    assert in_flight.num_standing == dict.fromkeys(Standing, 0) | Counter(g.standing for g in in_flight)
+    seen = Counter(generation.standing for generation in in_flight for _ in generation.choices)
+    assert in_flight.num_standing == dict.fromkeys(Standing, 0) | seen
     return {standing: number for standing, number in in_flight.num_standing.items() if number}
 
 
@@ -20,14 +21,14 @@ def ignore(_: Generation) -> None:
 
 def test_a_request_is_on_its_way_until_it_is_moved_and_again_when_its_attempt_ends() -> None:
     in_flight = InFlight()
-    first, second = generation_of(in_flight), generation_of(in_flight)
+    first, second = generation_of(in_flight, n=3), generation_of(in_flight)
     attempt_of(in_flight, first, 1)
-    assert counted(in_flight) == {Standing.ON_THE_WAY: 2}
+    assert counted(in_flight) == {Standing.ON_THE_WAY: 4}
     in_flight.move(first, Standing.QUEUED)
     in_flight.move(second, Standing.RUNNING)
-    assert counted(in_flight) == {Standing.QUEUED: 1, Standing.RUNNING: 1}
+    assert counted(in_flight) == {Standing.QUEUED: 3, Standing.RUNNING: 1}
     in_flight.end_attempt(first)
-    assert counted(in_flight) == {Standing.ON_THE_WAY: 1, Standing.RUNNING: 1}
+    assert counted(in_flight) == {Standing.ON_THE_WAY: 3, Standing.RUNNING: 1}
 
 
 def test_who_is_removed_counts_no_more_whatever_is_heard_of_it_later() -> None:

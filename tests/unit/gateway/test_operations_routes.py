@@ -70,7 +70,47 @@ async def test_a_full_queue_is_a_429_with_retry_after(make_scene: MakeScene) -> 
 
     assert answer.status_code == 429
     assert int(answer.headers["retry-after"]) >= 1
-    assert answer.json()["message"] == "The request queue is full."
+    message = "The request queue is full: 2 sequences wait, the limit is 2."
+    assert answer.json()["message"] == message
+
+
+async def test_a_call_needs_room_for_all_its_sequences(make_scene: MakeScene) -> None:
+    scene = await make_scene(max_queued_requests=6, worker_beat={"num_waiting": 2})
+    two_prompts = {"prompt": ["x", "y"], "max_tokens": 1}
+
+    assert (await scene.post("/v1/completions", two_prompts | {"n": 2})).status_code == 200
+    answer = await scene.post("/v1/completions", two_prompts | {"n": 3})
+
+    assert answer.status_code == 429
+    message = "The request queue is full: 2 sequences wait, the call asks for 6, the limit is 6."
+    assert answer.json()["message"] == message
+
+
+async def test_a_batch_that_no_queue_can_take_is_a_400_with_both_numbers(make_scene: MakeScene) -> None:
+    scene = await make_scene(max_queued_requests=5)
+
+    answer = await scene.post("/generate", {"text": ["x", "y", "z"], "sampling_params": {"n": 2}})
+
+    assert answer.status_code == 400
+    assert answer.json()["message"] == "The call asks for 6 sequences (prompts times n), at most 5 may wait."
+    assert scene.pipeline.jobs == []
+
+
+@pytest.mark.parametrize(("num_waiting", "status"), [(0, 200), (1, 429)])
+async def test_a_prompt_of_more_choices_than_may_wait_needs_an_empty_queue(
+    make_scene: MakeScene, num_waiting: int, status: int
+) -> None:
+    scene = await make_scene(max_queued_requests=2, worker_beat={"num_waiting": num_waiting})
+
+    assert (await scene.post("/v1/completions", {"prompt": "x", "n": 3, "max_tokens": 1})).status_code == status
+
+
+async def test_health_generate_waits_in_no_queue_that_is_full(make_scene: MakeScene) -> None:
+    scene = await make_scene(max_queued_requests=2, worker_beat={"num_waiting": 2})
+
+    assert (await scene.http.get("/health_generate")).status_code == 429
+    assert (await scene.http.get("/health")).status_code == 200
+    assert scene.pipeline.jobs == []
 
 
 @pytest.mark.parametrize(("backlog_s", "retry_after"), [(0.2, "1"), (7.3, "8"), (500.0, "60"), (float("nan"), "1")])
@@ -83,9 +123,10 @@ async def test_who_is_sent_away_comes_back_when_the_worker_says(
 
 
 async def test_own_requests_on_their_way_count_as_waiting(make_scene: MakeScene) -> None:
-    scene = await make_scene(max_queued_requests=1)
+    scene = await make_scene(max_queued_requests=3)
     scene.pipeline.script = accept_only
-    waiting = asyncio.create_task(scene.post("/generate", ASK))
+    three = {"text": "x", "sampling_params": {"max_new_tokens": 2, "n": 3}}
+    waiting = asyncio.create_task(scene.post("/generate", three))
     job = await scene.pipeline.job_arrived.get()
 
     assert (await scene.post("/generate", ASK)).status_code == 429
