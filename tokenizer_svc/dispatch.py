@@ -9,6 +9,7 @@ from tokenizer_svc.served_model import PreparedPrompt
 from tokenizer_svc.spans import TRACEPARENT, TRACESTATE
 from tokenizer_svc.workers import choose_worker
 from wire import subjects
+from wire.codec import encode
 from wire.columns import count_u32
 from wire.messages import Dispatched, ErrorCode, GenerateJob, Stage, StreamSettings, TokenizeJob
 from wire.node import Node
@@ -39,22 +40,13 @@ class Dispatcher:
         self._clock = clock
         self._recent: dict[int, Dispatch] = {}  # by key, in order of sending
 
-    def check_size(self, prepared: PreparedPrompt) -> None:
-        """Raises `RequestError` if the largest message of this request, a late resume, exceeds the broker's limit."""
-        sampling = prepared.sampling
-        needed = len(prepared.prompt_ids) + 4 * sampling.n * (sampling.max_new_tokens or 0) + _MESSAGE_SLACK_BYTES
-        if needed > self._node.data.max_payload:
-            raise RequestError(
-                ErrorCode.TOO_LARGE,
-                f"The request can need a message of {needed} bytes, the broker's max_payload is "
-                f"{self._node.data.max_payload} bytes: shorten the prompt, n or max_new_tokens.",
-            )
-
     async def dispatch(
         self, job: TokenizeJob, prepared: PreparedPrompt, headers: dict[str, str], previous_hop: str
     ) -> None:
         """Chooses a worker and sends it the job; raises `RequestError` or `MessageTooLargeError`."""
         generate_job = self._generate_job(job, prepared, headers, previous_hop)
+        if not job.is_resume:
+            self._check_size(generate_job)
         await self._send(Dispatch(generate_job, headers, job.model_fingerprint, job.excluded_workers))
 
     async def redispatch(self, dispatch: Dispatch) -> None:
@@ -76,6 +68,17 @@ class Dispatcher:
             if dispatch.sent_at > limit:
                 break
             del self._recent[key]
+
+    def _check_size(self, job: GenerateJob) -> None:
+        """Raises `RequestError` if the largest message of this request, a late resume, exceeds the broker's limit."""
+        sampling = job.sampling
+        needed = len(encode(job)) + 4 * sampling.n * (sampling.max_new_tokens or 0) + _MESSAGE_SLACK_BYTES
+        if needed > self._node.data.max_payload:
+            raise RequestError(
+                ErrorCode.TOO_LARGE,
+                f"The request can need a message of {needed} bytes, the broker's max_payload is "
+                f"{self._node.data.max_payload} bytes: shorten the prompt, n, max_new_tokens, stop or logit_bias.",
+            )
 
     async def _send(self, dispatch: Dispatch) -> None:
         node, job = self._node, dispatch.job

@@ -149,8 +149,6 @@ class TokenizerService:
             prepared = await self._lanes.run(size_of(job.prompt), functools.partial(self._model.prepare, job, longest))
         num_tokens = num_prompt_tokens(prepared)
         span.set_attribute("gen_ai.usage.input_tokens", num_tokens)
-        if not job.is_resume:
-            self._dispatcher.check_size(prepared)
         await self._dispatcher.dispatch(job, prepared, headers, traceparent_of(span))
         self._metrics.dispatched.inc()
         self._metrics.prompt_tokens.inc(num_tokens)
@@ -209,10 +207,10 @@ class TokenizerService:
         await self._node.data.publish(subjects.gateway(gateway_id), released)
 
     async def _report(self) -> None:
-            for gateway in self._orphans.orphaned(self._held.gateways()):
-                self._drop_requests_of(gateway, "a job of its came later than its loss")
         while True:
             await asyncio.sleep(HEARTBEAT_INTERVAL_S)
+            for gateway in self._orphans.orphaned(self._held.gateways()):
+                self._drop_requests_of(gateway, "a job of its came later than its loss")
             for gateway_id, progress in self._held.progress(self._node.instance.peer):
                 await self._node.control.publish(subjects.gateway(gateway_id), progress)
             self._dispatcher.forget_confirmed()

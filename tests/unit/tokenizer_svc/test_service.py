@@ -3,15 +3,16 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 
 from tests.unit.tokenizer_svc.jobs import chat, heartbeat
 from tests.unit.tokenizer_svc.scene import QUEUED, Scene
 from tokenizer_svc.served_model import ServedModel
+from wire import orphans, subjects
 from wire.columns import pack_u32, unpack_u32, unpack_u64
 from wire.messages import (
     Describe,
-from wire import orphans, subjects
     Description,
     Detokenize,
     DetokenizeReply,
@@ -21,10 +22,10 @@ from wire import orphans, subjects
     Failed,
     FlushCache,
     GenerateJob,
+    Heartbeat,
     InstanceState,
     Progress,
     Released,
-    Heartbeat,
     SequenceStart,
     Stage,
     TextPrompt,
@@ -105,6 +106,15 @@ async def test_a_request_that_could_outgrow_the_broker_is_refused(scene: Scene) 
     assert any(int(word) > 32 * n for word in failed.message.split() if word.isdigit())
 
 
+async def test_long_stop_strings_count_in_what_could_outgrow_the_broker(scene: Scene) -> None:
+    almost = SamplingParams(max_new_tokens=8, n=(scene.node.data.max_payload - 20_000) // 32)
+    await scene.send(7, sampling=almost)
+    assert (await scene.worker.inbox.wait_for(GenerateJob)).key == 7
+    await scene.send(8, sampling=msgspec.structs.replace(almost, stop=("x" * 4000,)))
+    failed = await scene.gateway.inbox.wait_for(Failed)
+    assert (failed.key, failed.code) == (8, ErrorCode.TOO_LARGE)
+
+
 async def test_without_a_worker_the_request_may_be_tried_again(scene: Scene) -> None:
     scene.node.members.drop(scene.worker.peer.instance_id, "gone")
     await scene.send(7)
@@ -174,18 +184,6 @@ async def test_the_requests_of_a_dead_gateway_are_dropped(scene: Scene) -> None:
     await drops_in_silence(scene, leave)
 
 
-async def drops_in_silence(scene: Scene, drop: Callable[[], Awaitable[None]]) -> None:
-    await scene.plug.push()
-    await scene.send(7, QUEUED)
-    await scene.gateway.inbox.wait_for(Progress)
-    await drop()
-    assert scene.service.num_held == 0
-    scene.plug.pull()
-    await scene.send(8)
-    await scene.worker.inbox.wait_for(GenerateJob)
-    assert not scene.gateway.inbox.of(Failed)
-    assert [generate.key for generate in scene.worker.inbox.of(GenerateJob)] == [8]
-
 async def test_a_job_that_comes_later_than_the_loss_of_its_gateway_is_dropped(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +195,18 @@ async def test_a_job_that_comes_later_than_the_loss_of_its_gateway_is_dropped(
     await scene.gateway.listen(subjects.presence(Stage.TOKENIZER, scene.instance_id))
     await scene.gateway.inbox.wait_for(Heartbeat, lambda beat: beat.num_running == 0)
 
+
+async def drops_in_silence(scene: Scene, drop: Callable[[], Awaitable[None]]) -> None:
+    await scene.plug.push()
+    await scene.send(7, QUEUED)
+    await scene.gateway.inbox.wait_for(Progress)
+    await drop()
+    assert scene.service.num_held == 0
+    scene.plug.pull()
+    await scene.send(8)
+    await scene.worker.inbox.wait_for(GenerateJob)
+    assert not scene.gateway.inbox.of(Failed)
+    assert [generate.key for generate in scene.worker.inbox.of(GenerateJob)] == [8]
 
 
 async def test_an_abort_of_one_choice_leaves_the_others(scene: Scene) -> None:
