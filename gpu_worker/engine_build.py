@@ -31,7 +31,7 @@ def build_engine(model_path: Path, options: EngineOptions, clock_ns: Callable[[]
     """
     config = load_model_config(model_path)
     device = torch.device(options.device)
-    dtype = _resolve_dtype(options.dtype, model_path, device)
+    dtype = resolve_dtype(options.dtype, model_path, device)
     plan = ModelPlan(model_path, config, device, dtype, options.context_length or config.context_length)
     # Triton's kernels compute in float32 inside, which float64 is there to avoid.
     is_fast = device.type == "cuda" and dtype is not torch.float64
@@ -70,7 +70,8 @@ def _build_fast_runner(plan: ModelPlan, options: EngineOptions) -> tuple[Runner,
     return build_device_runner(plan, options)
 
 
-def _resolve_dtype(name: str, model_path: Path, device: torch.device) -> torch.dtype:
+def resolve_dtype(name: str, model_path: Path, device: torch.device) -> torch.dtype:
+    """What a name means here: "auto" is the checkpoint's own on a GPU and float32 on a CPU."""
     if name == "auto":
         return torch.float32 if device.type == "cpu" else checkpoint_dtype(model_path)
     dtypes = {

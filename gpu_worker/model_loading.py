@@ -4,7 +4,7 @@ import logging
 
 import torch
 
-from gpu_worker.engine_build import build_engine
+from gpu_worker.engine_build import build_engine, resolve_dtype
 from gpu_worker.engine_host import LoadedModel
 from gpu_worker.engine_options import EngineOptions
 from gpu_worker.execution.kv_memory import NotEnoughMemoryError
@@ -38,8 +38,7 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
     )
     return LoadedModel(
         engine=engine,
-        # Nobody may go on with random weights where others have the real ones.
-        fingerprint=checkpoint.fingerprint() + ("-dummy" if options.has_random_weights else ""),
+        fingerprint=_fingerprint(checkpoint, options),
         context_length=context_length,
         page_size=settings.page_size,
         description=_describe(checkpoint, options, settings),
@@ -67,6 +66,16 @@ def _options(settings: WorkerSettings) -> EngineOptions:
         cuda_graph_max_tokens=settings.cuda_graph_max_tokens,
         overlaps=not settings.disable_overlap_schedule,
     )
+
+
+def _fingerprint(checkpoint: Checkpoint, options: EngineOptions) -> str:
+    """Equal at workers that may go on with each other's streams: with the same weights in the same precision.
+
+    Random weights are of a kind of their own.
+    """
+    dtype = resolve_dtype(options.dtype, checkpoint.path, torch.device(options.device))
+    kind = "-dummy" if options.has_random_weights else ""
+    return f"{checkpoint.fingerprint()}-{str(dtype).removeprefix('torch.')}{kind}"
 
 
 def _describe(checkpoint: Checkpoint, options: EngineOptions, settings: WorkerSettings) -> dict[str, object]:

@@ -36,3 +36,10 @@ def test_nobody_takes_random_weights_for_the_published_ones(folder: Path) -> Non
 
     assert published != random
     assert random == load_model(settings(folder, load_format="dummy")).fingerprint, "workers of one kind are peers"
+
+
+def test_workers_of_another_precision_are_no_peers(folder: Path) -> None:
+    of_each = [load_model(settings(folder, dtype=dtype)).fingerprint for dtype in ("auto", "float", "float64")]
+
+    assert of_each[0] == of_each[1], "auto is float32 on a CPU"
+    assert of_each[0] != of_each[2]
