@@ -23,6 +23,7 @@ Beats = dict[str, Heartbeat]
 
 
 def _held(beat: Heartbeat) -> int:
+    """Everything of a request; pages that only the prefix cache keeps are not used."""
     return beat.num_running + beat.num_waiting + beat.num_states + beat.num_pages_used
 
 
@@ -72,12 +73,7 @@ class Observer:
     def wait_for_rest(self, instance_ids: set[str]) -> None:
         """Every one of these instances says that it holds nothing: no request, sequence, stream or page."""
         self.wait_until(
-            lambda beats: (
-                instance_ids <= beats.keys()
-                and all(
-                    (beats[i].num_running, beats[i].num_waiting, beats[i].num_states) == (0, 0, 0) for i in instance_ids
-                )
-            ),
+            lambda beats: instance_ids <= beats.keys() and all(_held(beats[i]) == 0 for i in instance_ids),
             f"{sorted(instance_ids)} hold nothing",
         )
 

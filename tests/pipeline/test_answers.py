@@ -263,6 +263,9 @@ def test_the_model_says_what_it_is(system: System, client: openai.Client) -> Non
     assert client.models.retrieve("demo").id == "demo"
 
 
-def test_nothing_is_held_after_all_this(system: System) -> None:
-    generate(system, "The last one", GREEDY)
+def test_nothing_is_held_after_all_this_and_the_prefixes_are_kept(system: System) -> None:
+    generate(system, fresh_prompt(50), GREEDY)
     system.at_rest()
+    (worker,) = requests.get(f"{system.url}/server_info", timeout=60).json()["internal_states"]
+    assert worker["num_used_pages"] == 0
+    assert worker["num_cached_pages"] > 0
