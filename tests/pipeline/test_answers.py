@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.pipeline.streams import Stream
 from tests.pipeline.system import System
 from wire.checkpoint import resolve
+from wire.messages import Stage
 
 PROMPTS = (
     "The capital of France is",
@@ -269,3 +270,28 @@ def test_nothing_is_held_after_all_this_and_the_prefixes_are_kept(system: System
     (worker,) = requests.get(f"{system.url}/server_info", timeout=60).json()["internal_states"]
     assert worker["num_used_pages"] == 0
     assert worker["num_cached_pages"] > 0
+
+
+def test_an_answer_that_goes_on_at_another_worker_is_still_the_models_own(system: System, reference: Any) -> None:
+    """In float32 other company rounds otherwise, so logits are compared and no ids. That nothing of what was delivered
+    has changed is what `result` asserts."""
+    tokenizer, model = reference
+    num_tokens = 96
+    prompts = [f"{number}: {PROMPTS[number % 2]}" for number in range(8)]
+    sampling = GREEDY | {"max_new_tokens": num_tokens, "ignore_eos": True}
+    old = system.one(Stage.WORKER)
+    system.start({Stage.WORKER: 1})
+    streams = [Stream(system.url, {"text": prompt, "sampling_params": sampling}) for prompt in prompts]
+    for stream in streams:
+        stream.wait_for_tokens(10)
+    old.process.popen.kill()
+    results = [stream.result() for stream in streams]
+    assert system.metrics("millrace_gateway_repairs_total")['{cause="worker_lost",stage="worker"}'] >= 1
+    for prompt, result in zip(prompts, results, strict=True):
+        output_ids = torch.tensor(result["output_ids"])
+        ids = torch.cat([torch.tensor(tokenizer(prompt).input_ids), output_ids])
+        with torch.no_grad():
+            logits = model(ids[None]).logits[0, -num_tokens - 1 : -1]
+        chosen = logits.gather(1, output_ids[:, None])[:, 0]
+        assert (logits.max(dim=1).values - chosen).max() < 1e-3
+    system.wait_until_known()

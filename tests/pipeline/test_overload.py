@@ -1,8 +1,11 @@
 """Ten times more than there is room for: refused at once and before any work, while the rest goes on."""
 
 import asyncio
+import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -43,6 +46,59 @@ def num_attempts(system: System) -> float:
     return sum(system.metrics("millrace_gateway_attempts_total").values())
 
 
+class EndlessFlood:
+    """Clients that ask again as soon as they are refused, each time on a new connection."""
+
+    def __init__(self, url: str) -> None:
+        self.statuses: Counter[int] = Counter()
+        self._address = urlsplit(url)
+        self._news = asyncio.Condition()
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        await asyncio.gather(*(self._client() for _ in range(NUM_OFFERED)))
+
+    async def _client(self) -> None:
+        while True:
+            status = await self._ask()
+            async with self._news:
+                self.statuses[status] += 1
+                self._news.notify_all()
+
+    async def _ask(self) -> int:
+        body = json.dumps(SHORT)
+        reader, writer = await asyncio.open_connection(self._address.hostname, self._address.port)
+        try:
+            writer.write(f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+            return int((await reader.readline()).split()[1])
+        finally:
+            writer.close()
+
+    async def answered(self, count: int) -> None:
+        """Returns when so many more have been answered."""
+        target = self.statuses.total() + count
+        async with self._news:
+            await self._news.wait_for(lambda: self.statuses.total() >= target)
+
+
+async def probed_in_a_flood(url: str) -> dict[str, int]:
+    """Asks what operators ask while the flood goes on; how many of its requests were answered before each of these."""
+    overtaken_by = {}
+    async with asyncio.timeout(120), httpx.AsyncClient(base_url=url, timeout=120) as client:
+        flood = EndlessFlood(url)
+        flooding = asyncio.create_task(flood.run())
+        await flood.answered(NUM_OFFERED)
+        for path in ("/health", "/metrics"):
+            before = flood.statuses.total()
+            assert (await client.get(path)).status_code == 200
+            overtaken_by[path] = flood.statuses.total() - before
+        await flood.answered(NUM_OFFERED)
+        flooding.cancel()
+        await asyncio.wait([flooding])
+    assert flood.statuses.keys() == {429}
+    return overtaken_by
+
+
 async def flood(url: str, body: dict[str, Any], count: int) -> list[httpx.Response]:
     """All at once, each on a connection of its own."""
     async with httpx.AsyncClient(timeout=120, limits=httpx.Limits(max_connections=count)) as client:
@@ -61,6 +117,8 @@ def test_beyond_a_full_queue_everything_is_refused_before_any_work_and_the_rest_
     answers = asyncio.run(flood(small.url, SHORT, NUM_OFFERED))
     assert {answer.status_code for answer in answers} == {429}
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
+    overtaken_by = asyncio.run(probed_in_a_flood(small.url))
+    assert max(overtaken_by.values()) < 10 * NUM_OFFERED, "nobody in the flood comes ten times before them"
     assert requests.get(f"{small.url}/health", timeout=60).status_code == 200
     assert requests.get(f"{small.url}/ready", timeout=60).status_code == 200
     assert num_attempts(small) == before

@@ -166,6 +166,21 @@ def test_every_stream_outlives_the_death_of_one_instance(
         assert num_repeated_attempts(pair) > repeated_before
 
 
+def test_a_stream_without_a_seed_goes_on_with_the_one_that_was_drawn_for_it(pair: System) -> None:
+    sampling = {"max_new_tokens": NUM_TOKENS, "ignore_eos": True, "temperature": 3.0}
+    repeated_before = num_repeated_attempts(pair)
+    streams = [Stream(pair.url, {"text": "Tell", "sampling_params": sampling}) for _ in range(4)]
+    for stream in streams:
+        stream.wait_for_tokens(10)
+    busiest(pair, Stage.WORKER).process.popen.kill()
+    disturbed = {stream.result()["meta_info"]["sampling_seed"]: stream.result()["output_ids"] for stream in streams}
+    assert num_repeated_attempts(pair) > repeated_before
+    bodies = [{"text": "Tell", "sampling_params": sampling | {"sampling_seed": seed}} for seed in disturbed]
+    twins = [Stream(pair.url, body) for body in bodies]
+    assert [twin.result()["output_ids"] for twin in twins] == list(disturbed.values())
+    assert len({tuple(ids) for ids in disturbed.values()}) == len(streams), "each had a seed of its own"
+
+
 @pytest.mark.parametrize("stage", STAGES_BEHIND_THE_GATEWAY)
 def test_a_drained_instance_leaves_with_status_zero_and_no_stream_notices(
     pair: System, undisturbed: list[dict[str, Any]], stage: Stage
