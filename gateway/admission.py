@@ -47,7 +47,7 @@ class Admission:
         num_waiting = self._num_waiting()
         if num_waiting and num_waiting + num_new > limit:
             wanted = f", the call asks for {num_new}" if call else ""
-            message = f"The request queue is full: {num_waiting} sequences wait{wanted}, the limit is {limit}."
+            message = f"The request queue is full. {num_waiting} sequences wait{wanted}, the limit is {limit}."
             headers = {"Retry-After": str(self._retry_after_s())}
             raise RequestError(429, message, code="queue_full", headers=headers)
 

@@ -70,7 +70,7 @@ async def test_a_full_queue_is_a_429_with_retry_after(make_scene: MakeScene) -> 
 
     assert answer.status_code == 429
     assert int(answer.headers["retry-after"]) >= 1
-    message = "The request queue is full: 2 sequences wait, the limit is 2."
+    message = "The request queue is full. 2 sequences wait, the limit is 2."
     assert answer.json()["message"] == message
 
 
@@ -82,7 +82,7 @@ async def test_a_call_needs_room_for_all_its_sequences(make_scene: MakeScene) ->
     answer = await scene.post("/v1/completions", two_prompts | {"n": 3})
 
     assert answer.status_code == 429
-    message = "The request queue is full: 2 sequences wait, the call asks for 6, the limit is 6."
+    message = "The request queue is full. 2 sequences wait, the call asks for 6, the limit is 6."
     assert answer.json()["message"] == message
 
 
