@@ -170,6 +170,7 @@ async def test_an_abort_that_overtakes_its_job_stops_it(scene: Scene) -> None:
     await scene.send(7)
     await scene.send(8)
     assert (await scene.worker.inbox.wait_for(GenerateJob)).key == 8
+    await scene.gateway.inbox.wait_for(Progress)  # which travels on another connection
     assert [unpack_u64(progress.keys).tolist() for progress in scene.gateway.inbox.of(Progress)] == [[8]]
 
 
