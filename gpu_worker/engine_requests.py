@@ -6,7 +6,7 @@ from wire.columns import unpack_u32
 from wire.messages import GenerateJob
 
 # More than the gateway takes for progress, since some may be on their way when the worker dies of somebody else.
-_NUM_TOKENS_ALONE = 12
+_NUM_TOKENS_ALONE = 6
 
 
 def given_sequences(job: GenerateJob) -> tuple[NewSequence, ...]:
@@ -33,5 +33,5 @@ def generation_request(
         sequences=sequences,
         arrival_ns=arrival_ns,
         is_suspect=job.is_suspect,
-        num_tokens_alone=_NUM_TOKENS_ALONE if job.is_suspect and job.attempt > 2 else 0,
+        num_tokens_alone=_NUM_TOKENS_ALONE if job.is_suspect and job.num_crashes > 1 else 0,
     )

@@ -120,6 +120,7 @@ class Dispatcher:
             previous_hop=previous_hop,
             received_ns=job.received_ns,
             is_suspect=job.is_suspect,
+            num_crashes=job.num_crashes,
         )
 
 

@@ -9,7 +9,7 @@ from gateway.inflight.verdicts import has_progressed
 from wire.presence import MemberTable
 
 MAX_CRASHES = 3
-MIN_PROGRESS = 8
+MIN_PROGRESS = 4
 """Tokens of each choice. One that kills in a decode still gives some: each attempt's prefill samples one, and more can
 be delivered of steps that overlap."""
 

@@ -119,6 +119,7 @@ class Dispatcher:
             excluded_workers=self._excluded_workers(generation),
             received_ns=generation.call.received_ns,
             is_suspect=generation.is_suspect,
+            num_crashes=generation.num_crashes,
         )
 
     def _excluded_workers(self, generation: Generation) -> tuple[str, ...]:

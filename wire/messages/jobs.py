@@ -1,8 +1,9 @@
 """What one stage hands to the next: the way of a request from the gateway to a worker."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from wire.messages.peers import Key, Peer
 from wire.sampling import SamplingParams
@@ -51,7 +52,7 @@ class TokenizeJob(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defa
     `is_resume` true (length checks and model defaults have been applied already), and accepts only workers of
     `model_fingerprint`. `sampling_from_model` names the sampling fields that the client left unset and that the
     model's generation_config may set. `attempt` counts from 1. `is_suspect` says that a worker crashed while it had
-    the request, and that no token has come since, or that it was the second in a row.
+    the request, and that no token has come since, or that it was the second in a row. `num_crashes` are those in a row.
     """
 
     key: Key
@@ -68,6 +69,7 @@ class TokenizeJob(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defa
     excluded_workers: tuple[str, ...] = ()
     received_ns: int = 0
     is_suspect: bool = False
+    num_crashes: Annotated[int, Meta(ge=0)] = 0
 
 
 class Dispatched(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True):
@@ -108,8 +110,8 @@ class GenerateJob(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defa
     """Tokenizer → one worker: the unfinished sequences of one attempt.
 
     `prompt_ids` is a u32 column. Sampling parameters are as the client gave them, never rebased on a resume.
-    A worker prefills what `is_suspect` in a step of its own, so that it takes nobody along if it crashes again. From
-    the third attempt on, when more than one crash may speak against it, its first tokens are computed alone too.
+    A worker prefills what `is_suspect` in a step of its own, so that it takes nobody along if it crashes again. After
+    more than one of `num_crashes` its first tokens are computed alone too.
     """
 
     key: Key
@@ -125,3 +127,4 @@ class GenerateJob(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defa
     previous_hop: str = ""
     received_ns: int = 0
     is_suspect: bool = False
+    num_crashes: Annotated[int, Meta(ge=0)] = 0

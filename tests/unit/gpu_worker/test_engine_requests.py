@@ -8,12 +8,12 @@ from tests.unit.gpu_worker.bus_peers import job
 
 
 @pytest.mark.parametrize(
-    ("attempt", "is_suspect", "begins_alone"), [(2, True, False), (3, True, True), (3, False, False)]
+    ("num_crashes", "is_suspect", "begins_alone"), [(1, True, False), (2, True, True), (1, False, False)]
 )
 def test_who_is_a_suspect_once_more_begins_its_decodes_alone(
-    *, attempt: int, is_suspect: bool, begins_alone: bool
+    *, num_crashes: int, is_suspect: bool, begins_alone: bool
 ) -> None:
-    asked = generation_request(msgspec.structs.replace(job(1), attempt=attempt, is_suspect=is_suspect), ())
+    asked = generation_request(msgspec.structs.replace(job(1), num_crashes=num_crashes, is_suspect=is_suspect), ())
 
     assert asked.is_suspect == is_suspect
     assert (asked.num_tokens_alone > 0) == begins_alone

@@ -12,11 +12,17 @@ from tests.unit.wire.samples import SAMPLES
 from wire.codec import UndecodableMessageError, decode, encode
 from wire.messages import Abort, Heartbeat, Message, Peer, PresenceProbe
 
-GOLDEN = [
-    bytes.fromhex(line.split()[1]) for line in Path(__file__).with_name("golden.txt").read_text("ascii").splitlines()
-]
+
+def lines_of(name: str) -> list[list[str]]:
+    """What stands in a file beside this one, in words."""
+    return [line.split() for line in Path(__file__).with_name(name).read_text("ascii").splitlines()]
+
+
+GOLDEN = [bytes.fromhex(encoded) for _, encoded in lines_of("golden.txt")]
 PAIRS = list(zip(SAMPLES, GOLDEN, strict=True))
 NAMES = [f"{number}-{type(sample).__name__}" for number, sample in enumerate(SAMPLES)]
+EARLIER = [(SAMPLES[int(number)], bytes.fromhex(encoded)) for number, encoded in lines_of("earlier.txt")]
+"""What some samples were encoded to before their struct had 16 fields, which takes a longer header."""
 
 
 def test_every_kind_of_message_has_golden_bytes() -> None:
@@ -26,6 +32,11 @@ def test_every_kind_of_message_has_golden_bytes() -> None:
 @pytest.mark.parametrize(("sample", "golden"), PAIRS, ids=NAMES)
 def test_golden_bytes_mean_what_they_meant(sample: Message, golden: bytes) -> None:
     assert decode(golden) == sample
+
+
+@pytest.mark.parametrize(("sample", "earlier"), EARLIER)
+def test_what_an_earlier_build_sends_means_what_it_meant(sample: Message, earlier: bytes) -> None:
+    assert decode(earlier) == sample
 
 
 @pytest.mark.parametrize(("sample", "golden"), PAIRS, ids=NAMES)

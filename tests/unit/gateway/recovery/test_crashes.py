@@ -115,7 +115,7 @@ def test_a_token_after_each_prefill_is_no_progress(rig: Rig) -> None:
 
     assert [error.message for error in rig.ended.failed] == [
         "The request was tried 3 times, and 3 times in a row its step or its worker crashed before it had "
-        "given 8 tokens; the last attempt ended with: worker_lost."
+        "given 4 tokens; the last attempt ended with: worker_lost."
     ]
 
 
