@@ -24,6 +24,7 @@ HEARTBEAT_INTERVAL_S = 0.5
 _TICK_S = 0.1
 _LATE_TICK_S = 0.5
 _LATE_BEAT_S = 0.75
+_ASK_AFTER_S = 0.6  # a question costs little, and most of the pause after a death is the wait for it
 _ANSWER_S = 0.5
 _ECHO_S = 1.25  # two of the own heartbeats, and some
 
@@ -248,7 +249,7 @@ class Presence:
             self.table.is_blind = not self._bus.is_connected or time.monotonic() - self._echo_at > _ECHO_S
             if not self.table.is_blind:
                 self.table.tick()
-                for instance_id in self.table.silent(_LATE_BEAT_S):
+                for instance_id in self.table.silent(_ASK_AFTER_S):
                     if instance_id not in self._asked:
                         self._asked.add(instance_id)
                         self._background.start(self._ask(instance_id))
