@@ -102,7 +102,8 @@ def _graph_bytes(plan: ModelPlan, options: EngineOptions) -> int:
     if not options.has_cuda_graphs:
         return 0
     num_logits = sum(decode_sizes(_max_decodes(options))) * plan.config.vocab_size
-    num_states = sum(mixed_sizes(_max_mixed_tokens(options))) * plan.config.hidden_size
+    num_rows = (min(size, options.max_running_requests) for size in mixed_sizes(_max_mixed_tokens(options)))
+    num_states = sum(num_rows) * plan.config.hidden_size
     return (num_logits + num_states) * plan.dtype.itemsize
 
 

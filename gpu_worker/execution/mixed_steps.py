@@ -20,20 +20,25 @@ _MAX_RECORDED_CONTEXT = 8192
 
 @dataclass(frozen=True, slots=True)
 class _Buffers:
-    """Where the graph of one size finds its step, int32: `tokens` [3, size], `sequences` [2, n], `starts` [n + 1]."""
+    """Where the graph of one size finds its step, int32.
+
+    `tokens` [3, size], `sequences` [2, n], `starts` [n + 1] and `logit_rows` [n], of which the first are wanted.
+    """
 
     words: Tensor
     tokens: Tensor
     sequences: Tensor
     starts: Tensor
+    logit_rows: Tensor
 
     @classmethod
     def make(cls, size: int, max_seqs: int, device: torch.device) -> "_Buffers":
-        words = torch.zeros(3 * size + 3 * max_seqs + 1, dtype=torch.int32, device=device)
-        tokens, sequences, starts = torch.split(words, [3 * size, 2 * max_seqs, max_seqs + 1])
+        lengths = [3 * size, 2 * max_seqs, max_seqs + 1, max_seqs]
+        words = torch.zeros(sum(lengths), dtype=torch.int32, device=device)
+        tokens, sequences, starts, logit_rows = torch.split(words, lengths)
         tokens = tokens.view(3, size)
         tokens[2] = -1
-        return cls(words, tokens, sequences.view(2, -1), starts)
+        return cls(words, tokens, sequences.view(2, -1), starts, logit_rows)
 
     def padded(self, columns: MixedColumns) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
         """The words of a step; what does not exist writes nowhere and has no tokens."""
@@ -45,7 +50,9 @@ class _Buffers:
         lens = columns.token_counts
         starts = np.full(self.starts.shape, columns.tokens.shape[1], dtype=np.int32)
         starts[: len(lens) + 1] = np.cumsum([0, *lens])
-        return np.concatenate([tokens.ravel(), sequences.ravel(), starts])
+        logit_rows = np.zeros(self.logit_rows.shape, dtype=np.int32)
+        logit_rows[: columns.samplers.shape[1]] = columns.samplers[0]
+        return np.concatenate([tokens.ravel(), sequences.ravel(), starts, logit_rows])
 
 
 class MixedSteps:
@@ -80,12 +87,11 @@ class MixedSteps:
             buffers = self._buffers[size]
             buffers.words.copy_(model.staging.upload(buffers.padded(columns)))
             self._fill_in_decodes(buffers.tokens[0], buffers.sequences[0], batch.num_decodes)
-            hidden_states = self._graphs.replay(size)
+            hidden_states = self._graphs.replay(size)[: len(sequences)]
         # Every sequence comes by here first. The kernels above need not wait for what only sampling needs.
         model.enter(scheduled.sequence for scheduled in batch.scheduled)
-        samplers = model.staging.upload(columns.samplers.ravel()).view(3, -1)
-        logit_rows, table_rows, context_lens = samplers
-        logits = model.decoder.logits(hidden_states, logit_rows)
+        table_rows, context_lens = model.staging.upload(columns.samplers[1:].ravel()).view(2, -1)
+        logits = model.decoder.logits(hidden_states)
         token_ids = model.choose(logits, table_rows, context_lens, needs) if sequences else None
         return Chosen(sequences, token_ids, logits, needs, size is not None)
 
@@ -105,9 +111,9 @@ class MixedSteps:
         """Every kernel by itself; decodes have a kernel of their own."""
         model = self._model
         starts = np.cumsum([0, *columns.token_counts[num_decodes:]], dtype=np.int32)
-        parts = [columns.tokens, columns.sequences, starts]
+        parts = [columns.tokens, columns.sequences, starts, columns.samplers[0]]
         words = model.staging.upload(np.concatenate([part.ravel() for part in parts]))
-        tokens, sequences, chunk_starts = torch.split(words, [part.size for part in parts])
+        tokens, sequences, chunk_starts, logit_rows = torch.split(words, [part.size for part in parts])
         token_ids, positions, slots = tokens.view(3, -1)
         table_rows, context_lens = sequences.view(2, -1)
         self._fill_in_decodes(token_ids, table_rows, num_decodes)
@@ -122,7 +128,7 @@ class MixedSteps:
             decode_plan=model.kernels.plan_decodes(context_lens[:num_decodes]) if num_decodes else None,
             chunk_starts=chunk_starts,
             max_chunk_len=max(columns.token_counts[num_decodes:]),
-            logit_rows=None,
+            logit_rows=logit_rows,
         )
         return model.decoder.hidden_states(inputs, model.kv_layers)
 
@@ -142,6 +148,6 @@ class MixedSteps:
             decode_plan=None,
             chunk_starts=buffers.starts,
             max_chunk_len=size,
-            logit_rows=None,
+            logit_rows=buffers.logit_rows,
         )
         return model.decoder.hidden_states(inputs, model.kv_layers)

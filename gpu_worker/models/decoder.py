@@ -34,23 +34,29 @@ class Decoder:
 
     def forward(self, inputs: ForwardInputs, kv_layers: list[KvLayer]) -> Tensor:
         """Logits of the wanted rows, [num_rows, vocab_size]; writes this step's keys and values."""
-        return self.logits(self.hidden_states(inputs, kv_layers), inputs.logit_rows)
+        return self.logits(self.hidden_states(inputs, kv_layers))
 
-    def logits(self, hidden_states: Tensor, rows: Tensor | None = None) -> Tensor:
-        """[num_rows, vocab_size] of these rows of `hidden_states`, or of all."""
-        if rows is not None and not len(rows):
+    def logits(self, hidden_states: Tensor) -> Tensor:
+        """[num_rows, vocab_size] of what `hidden_states` gave."""
+        if not len(hidden_states):
             return hidden_states.new_empty((0, self.config.vocab_size))
-        wanted = hidden_states if rows is None else hidden_states[rows]
         weights = self._weights
-        return self._kernels.norm_linear(wanted, weights.norm, self.config.rms_norm_eps, weights.lm_head, None)
+        return self._kernels.norm_linear(hidden_states, weights.norm, self.config.rms_norm_eps, weights.lm_head, None)
 
     def hidden_states(self, inputs: ForwardInputs, kv_layers: list[KvLayer]) -> Tensor:
-        """What the last layer leaves, [num_tokens, hidden_size], before the last normalisation."""
+        """What the last layer leaves of the wanted rows, [num_rows, hidden_size], before the last normalisation.
+
+        All others are done with once their keys and values are written: of the last layer nobody reads more of them.
+        """
         weights, eps, kernels = self._weights, self.config.rms_norm_eps, self._kernels
         residual = F.embedding(inputs.token_ids, weights.embedding)
         for layer, window, kv in zip(weights.layers, self._windows, kv_layers, strict=True):
             qkv = kernels.norm_linear(residual, layer.input_norm, eps, layer.qkv, layer.qkv_bias)
             attended = self._attention(layer, qkv, inputs, kv, window)
+            if layer is weights.layers[-1] and inputs.logit_rows is not None:
+                attended, residual = attended[inputs.logit_rows], residual[inputs.logit_rows]
+                if not len(residual):
+                    break
             kernels.linear_add_(attended, layer.output, layer.output_bias, residual)
             hidden = kernels.norm_gate_up(residual, layer.post_attention_norm, eps, layer.gate_up, layer.gate_up_bias)
             kernels.linear_add_(hidden, layer.down, layer.down_bias, residual)
