@@ -83,7 +83,7 @@ _DECODE_CUTS = [
 
 
 def _decode_sweep(name: str, inputs: Sequences) -> Iterator[KernelCase]:
-    chosen = decode_blocks(DTYPE, len(inputs.lens))
+    chosen = decode_blocks(DTYPE, len(inputs.lens), inputs.heads.head_dim)
     candidates = {chosen, replace(chosen, combines_in_place=not chosen.combines_in_place)}
     candidates |= {DecodeBlocks(*cut) for cut in _DECODE_CUTS}
     for blocks in sorted(candidates, key=str):

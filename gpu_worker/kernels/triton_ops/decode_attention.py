@@ -15,6 +15,7 @@ from gpu_worker.kernels.triton_ops.launch import is_dependent
 _COMBINES_IN_PLACE = True
 # From this many on, decodes are programs enough without being split.
 _MANY_SEQUENCES = 128
+_SMALL_HEAD = 64
 _LOG2_E = 1.4426950408889634
 
 
@@ -29,15 +30,16 @@ class DecodeBlocks:
     combines_in_place: bool = _COMBINES_IN_PLACE
 
 
-def decode_blocks(dtype: torch.dtype, num_seqs: int) -> DecodeBlocks:
+def decode_blocks(dtype: torch.dtype, num_seqs: int, head_dim: int) -> DecodeBlocks:
     """What was fastest over the two shapes of `bench/kernel_cases/attention.py` on an H200."""
     if dtype.itemsize > 2:
         return DecodeBlocks(tokens=32, num_stages=2, num_warps=4)
     if num_seqs < _MANY_SEQUENCES:
         return DecodeBlocks(tokens=64, num_stages=3, num_warps=2)
-    # More programs than run at once: what takes few registers and little shared memory lets more of them overlap. The
-    # combination takes most registers, and few sequences need one.
-    return DecodeBlocks(tokens=64, num_stages=3, num_warps=4, combined_items=4)
+    # More programs than run at once: what takes few registers and little shared memory lets more of them overlap.
+    if head_dim <= _SMALL_HEAD:
+        return DecodeBlocks(tokens=64, num_stages=3, num_warps=4)
+    return DecodeBlocks(tokens=64, num_stages=2, num_warps=4, combined_items=2)
 
 
 def paged_decode_attention(
@@ -109,7 +111,7 @@ def _launch(
     num_seqs, num_heads, head_dim = out.shape
     page_size, num_kv_heads = k_cache.shape[1], k_cache.shape[2]
     assert all(tensor.is_contiguous() for tensor in (query, k_cache, v_cache))
-    blocks = blocks or decode_blocks(query.dtype, num_seqs)
+    blocks = blocks or decode_blocks(query.dtype, num_seqs, head_dim)
     group = num_heads // num_kv_heads
     block_heads = triton.next_power_of_2(group)
     dependent = is_dependent(query)

@@ -87,7 +87,7 @@ def decode(paged: PagedSequences, query: Tensor, plan: DecodePlan, *, in_place: 
         plan,
         shape.scale,
         shape.window,
-        replace(decode_blocks(shape.dtype, len(query)), combines_in_place=in_place),
+        replace(decode_blocks(shape.dtype, len(query), shape.head_dim), combines_in_place=in_place),
     )
 
 

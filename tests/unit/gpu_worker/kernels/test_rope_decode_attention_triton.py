@@ -126,7 +126,9 @@ def test_decodes_are_the_same_however_they_are_cut(tokens: int, warps: int, in_p
     shape, is_normed = SHAPES[0]
     decodes = Decodes(shape, is_normed, [200, 3])
     expected = decodes.expected()
-    blocks = replace(decode_blocks(shape.dtype, 2), tokens=tokens, num_warps=warps, combines_in_place=in_place)
+    blocks = replace(
+        decode_blocks(shape.dtype, 2, shape.head_dim), tokens=tokens, num_warps=warps, combines_in_place=in_place
+    )
     assert_as_expected(decodes, decodes.run(blocks)(), expected)
 
 
