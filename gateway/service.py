@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from gateway.admission import Admission
 from gateway.asking import Asking
@@ -25,6 +26,8 @@ from wire.settings import CommonSettings, public_values
 
 log = logging.getLogger(__name__)
 state_log = logging.getLogger(STATE_LOG)
+
+_LONGEST_LOOK_AROUND_S = 2.0
 
 
 class GatewayService:
@@ -54,6 +57,9 @@ class GatewayService:
         self._node.members.on_joined.append(self._on_joined)
         await self._node.data.subscribe(self._rpc_subject(), self._on_question)
         await self._presence.start()
+        if self._settings.listen_fd is not None:  # others accept there: who knows no worker yet would refuse theirs
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.is_complete.wait(), _LONGEST_LOOK_AROUND_S)
         self._server.start(self._node.background)
         log.info("Serving on %s", self.url)
 
