@@ -2,9 +2,9 @@
 
 `python -m bench.recovery` runs two systems (see `bench.pipeline`), one with `--disable-recovery`, and loads them one
 after the other, so that both meet the same moods of the machine. Every run is set against its neighbour: the ratio is
-the geometric mean of the pairs' ratios, with the interval in which 95 % of such means would lie (Student's t, at these
-numbers of pairs the normal distribution). On a shared machine the pairs differ by 10 % and more: an interval as wide as
-the answer says that it takes more pairs, and the first run of a system is warm-up and counts in none.
+the geometric mean of the pairs' ratios, with 1.96 standard errors to either side: 95 % of such means for many pairs;
+for the 8 of the first line that is a fifth too narrow. On a shared machine the pairs differ by 10 % and more:
+an interval as wide as the answer says that it takes more pairs. The first run of a system is warm-up.
 """
 
 import argparse
